@@ -1,0 +1,1 @@
+//! Writes ext4 images from a stream of entries, in one deterministic pass.

@@ -1,0 +1,1 @@
+//! Token check and reverse proxy onto a Runtime's dial.

@@ -1,0 +1,1 @@
+//! Typed ids, join and session codes: parse, print, nothing else.

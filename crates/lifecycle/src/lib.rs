@@ -1,0 +1,1 @@
+//! Pure state machines of workshop, seat and session.

@@ -1,0 +1,1 @@
+//! Container images to bootable ext4 root filesystems.

@@ -1,0 +1,1 @@
+//! The Runtime trait, its specification types and its conformance tests.

@@ -1,0 +1,1 @@
+//! Seats as plain child processes, for development.

@@ -1,0 +1,1 @@
+//! Terminal frames, files API types and seat-token claims.

@@ -1,0 +1,1 @@
+//! What is wanted and who holds what, kept in SQLite.

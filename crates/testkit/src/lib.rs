@@ -1,0 +1,1 @@
+//! Simulated runtime, fault injection, wait-for and leak counters for tests.

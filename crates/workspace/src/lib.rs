@@ -1,0 +1,1 @@
+//! The terminal, files and ports server inside every seat.
