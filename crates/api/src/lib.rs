@@ -1,1 +1,20 @@
 //! Wire types of the HTTP API and its error body.
+//!
+//! Times are RFC 3339 in UTC. Lists come as `{"workshops":[…]}`, single things as `{"workshop":{…}}`. Unknown fields
+//! in requests are refused.
+
+mod admin;
+mod error;
+mod session;
+mod workshop;
+
+pub use admin::{
+    AdminOverview, AdminOverviewBody, AdminVm, AdminVmsBody, AdminWorkersBody, CreateUser, CreatedUserBody,
+    Health, LoginRequest, Readiness, ReadinessPart, RuntimeView, UserView, UsersBody, WhoAmI,
+};
+pub use error::{ErrorBody, ErrorCode, ErrorDetail};
+pub use session::{JoinRequest, Joined, SessionState, SessionView, WaitingInLine};
+pub use workshop::{
+    CreateWorkshop, ExtendWorkshop, LockWorkshop, SeatCounts, SeatToken, SeatView, SeatsBody, WorkshopBody,
+    WorkshopEvent, WorkshopView, WorkshopsBody,
+};
