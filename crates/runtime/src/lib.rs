@@ -4,9 +4,14 @@
 //! ([`Environment`]); how it gets from one to the other is its own affair. Whoever uses a runtime compares the two and
 //! calls again: every call is idempotent and safe to repeat after a crash on either side.
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod environment;
 mod error;
+pub mod generations;
+pub mod probe;
 mod spec;
+pub mod tunnel;
 
 use async_trait::async_trait;
 use clarateach_ids::{Generation, SeatKey};
@@ -14,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use environment::{Capacity, Environment, EnvironmentState, Reason, Revision};
 pub use error::RuntimeError;
+pub use generations::Generations;
 pub use spec::{DesiredSeat, Egress, ImageRef, PrepareProgress, ProgressFn, RuntimeKind, SeatPort};
 
 /// A byte stream into a seat: TCP, Unix socket, vsock or tunnel.
