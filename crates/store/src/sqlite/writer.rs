@@ -1,0 +1,263 @@
+//! The one thread that writes.
+//!
+//! It takes all work that waits and runs it in one transaction, a savepoint for each piece, so that a class that joins
+//! at once pays for a few waits for the disk and not for hundreds. Answers go out after the commit.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use clarateach_ids::WorkshopId;
+use rusqlite::Connection;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use super::connection::{Database, Link, Role};
+use super::failure::{Failure, Fault, Outcome};
+use super::lock::FileLock;
+use crate::StoreError;
+
+/// Work in one transaction: bounds how long the first of a group waits for the last.
+const GROUP: usize = 256;
+
+/// Callers beyond this many wait for a place.
+const QUEUE: usize = 1024;
+
+/// What work writes through.
+pub(super) struct Write<'a> {
+    pub(super) db: &'a Connection,
+    /// Workshops with new events, to be told after the commit.
+    pub(super) woken: &'a mut Vec<WorkshopId>,
+}
+
+/// A piece of work and whoever waits for it.
+trait Job: Send {
+    /// Runs it; what it changed is taken back by the caller when it fails.
+    fn run(&mut self, write: &mut Write<'_>) -> Result<(), Option<Fault>>;
+    /// Answers.
+    fn finish(self: Box<Self>, committed: Result<(), Fault>);
+}
+
+struct Ask<T, F> {
+    operation: &'static str,
+    work: Option<F>,
+    outcome: Option<Result<T, StoreError>>,
+    reply: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<T, F> Job for Ask<T, F>
+where
+    T: Send,
+    F: FnOnce(&mut Write<'_>) -> Outcome<T> + Send,
+{
+    fn run(&mut self, write: &mut Write<'_>) -> Result<(), Option<Fault>> {
+        let Some(work) = self.work.take() else { return Ok(()) };
+        match work(write) {
+            Ok(value) => {
+                self.outcome = Some(Ok(value));
+                Ok(())
+            }
+            Err(failure) => {
+                let fault = failure.fault();
+                self.outcome = Some(Err(failure.into_store_error(self.operation)));
+                Err(fault)
+            }
+        }
+    }
+
+    fn finish(self: Box<Self>, committed: Result<(), Fault>) {
+        let answer = match (committed, self.outcome) {
+            // A refusal changed nothing, so it stands whatever became of the others.
+            (_, Some(Err(error))) => Err(error),
+            (Ok(()), Some(Ok(value))) => Ok(value),
+            (Err(fault), _) => Err(fault.into()),
+            (Ok(()), None) => Err(gone(self.operation)),
+        };
+        // Whoever asked may have gone away; the work is done all the same.
+        let _ = self.reply.send(answer);
+    }
+}
+
+fn gone(operation: &'static str) -> StoreError {
+    StoreError::Internal { operation, source: "the writer stopped in the middle".into() }
+}
+
+enum Message {
+    Work(Box<dyn Job>),
+    Close(oneshot::Sender<()>),
+}
+
+/// The way to the writer.
+#[derive(Debug)]
+pub(super) struct Writer {
+    queue: Option<mpsc::Sender<Message>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Starts the thread; it owns `lock` so that the file is let go of after the connection, not before.
+    pub(super) fn start(
+        database: Option<Arc<Database>>,
+        link: Link,
+        lock: Option<FileLock>,
+        wakes: broadcast::Sender<WorkshopId>,
+    ) -> std::io::Result<Self> {
+        let (queue, messages) = mpsc::channel(QUEUE);
+        let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
+            Loop { database, link: Some(link), lock, wakes, faulty: false }.run(messages);
+        })?;
+        Ok(Self { queue: Some(queue), thread: Some(thread) })
+    }
+
+    /// Has `work` done in a transaction, and answers when it is on the disk.
+    pub(super) async fn ask<T, F>(&self, operation: &'static str, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Write<'_>) -> Outcome<T> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(Ask { operation, work: Some(work), outcome: None, reply });
+        let closed = || StoreError::Unavailable { message: "it has been closed".to_owned() };
+        let queue = self.queue.as_ref().ok_or_else(closed)?;
+        queue.send(Message::Work(job)).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| gone(operation))?
+    }
+
+    /// Waits until all that was asked before is done and the file is let go of.
+    pub(super) async fn close(&self) {
+        let (reply, done) = oneshot::channel();
+        if let Some(queue) = &self.queue
+            && queue.send(Message::Close(reply)).await.is_ok()
+        {
+            let _ = done.await;
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Loop {
+    /// `None` in memory, where a lost connection can't be had again.
+    database: Option<Arc<Database>>,
+    link: Option<Link>,
+    lock: Option<FileLock>,
+    wakes: broadcast::Sender<WorkshopId>,
+    faulty: bool,
+}
+
+impl Loop {
+    fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        let mut closing = None;
+        while closing.is_none()
+            && let Some(first) = messages.blocking_recv()
+        {
+            let mut group = Vec::new();
+            let mut next = Some(first);
+            while let Some(message) = next {
+                match message {
+                    Message::Work(job) => group.push(job),
+                    Message::Close(reply) => {
+                        closing = Some(reply);
+                        break;
+                    }
+                }
+                next = if group.len() < GROUP { messages.try_recv().ok() } else { None };
+            }
+            self.serve(group);
+        }
+        messages.close();
+        if let Some(link) = self.link.take() {
+            // Best effort: whoever opens the file next reads the journal.
+            let _ = link.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        }
+        drop(self.lock.take());
+        if let Some(reply) = closing {
+            let _ = reply.send(());
+        }
+    }
+
+    fn serve(&mut self, mut group: Vec<Box<dyn Job>>) {
+        let mut woken = Vec::new();
+        // A panic in one piece of work must not take the writer from everybody: the connection, whose transaction is
+        // in an unknown state, is dropped, and the callers of this group are told.
+        let committed = catch_unwind(AssertUnwindSafe(|| self.commit(&mut group, &mut woken)));
+        let Ok(committed) = committed else {
+            tracing::error!("work on the database panicked; its changes are rolled back");
+            self.link = self.database.is_none().then(|| self.link.take()).flatten();
+            if let Some(link) = &self.link {
+                let _ = link.connection.execute_batch("ROLLBACK");
+            }
+            return;
+        };
+        match &committed {
+            Ok(()) => {
+                if self.faulty {
+                    tracing::info!("the database can be used again");
+                }
+                self.faulty = false;
+                woken.sort_unstable();
+                woken.dedup();
+                for id in woken {
+                    let _ = self.wakes.send(id);
+                }
+            }
+            Err(fault) => {
+                if !self.faulty {
+                    tracing::error!(reason = %fault.message, "the database can't be used");
+                }
+                self.faulty = true;
+                if fault.reconnect && self.database.is_some() {
+                    self.link = None;
+                }
+            }
+        }
+        for job in group {
+            job.finish(committed.clone());
+        }
+    }
+
+    fn commit(&mut self, group: &mut [Box<dyn Job>], woken: &mut Vec<WorkshopId>) -> Result<(), Fault> {
+        if self.link.is_none() {
+            let database = self.database.as_ref().ok_or_else(|| Fault::new("it is gone from memory"))?;
+            self.link = Some(database.connect(Role::Writer)?);
+        }
+        let Some(link) = &self.link else { return Err(Fault::new("it is not connected")) };
+        link.still_there()?;
+        let db = &link.connection;
+        let committed = transact(db, group, woken);
+        if committed.is_err() && !db.is_autocommit() {
+            let _ = db.execute_batch("ROLLBACK");
+        }
+        committed?;
+        link.still_there()
+    }
+}
+
+fn transact(db: &Connection, group: &mut [Box<dyn Job>], woken: &mut Vec<WorkshopId>) -> Result<(), Fault> {
+    run(db, "BEGIN IMMEDIATE")?;
+    for job in group {
+        run(db, "SAVEPOINT job")?;
+        let already = woken.len();
+        match job.run(&mut Write { db, woken }) {
+            Ok(()) => {}
+            Err(Some(fault)) => return Err(fault),
+            Err(None) => {
+                woken.truncate(already);
+                run(db, "ROLLBACK TO job")?;
+            }
+        }
+        run(db, "RELEASE job")?;
+    }
+    run(db, "COMMIT")
+}
+
+fn run(db: &Connection, sql: &'static str) -> Result<(), Fault> {
+    let done = db.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
+    done.map(|_| ())
+        .map_err(|error| Failure::Sql(error).fault().unwrap_or_else(|| Fault::new(format!("{sql} failed"))))
+}
