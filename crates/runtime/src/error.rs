@@ -81,8 +81,15 @@ impl RuntimeError {
             Self::InvalidSpec { .. } => "INVALID_SPEC",
             Self::Unreachable { .. } => "UNREACHABLE",
             Self::Unavailable { .. } => "RUNTIME_UNAVAILABLE",
+            Self::Failed { message, .. } if is_full_disk(message) => "NO_SPACE",
             Self::Failed { .. } => "RUNTIME_FAILED",
         };
         Reason::new(code, self.to_string())
     }
+}
+
+/// What every backend passes on of ENOSPC and EDQUOT, in the C library's words.
+fn is_full_disk(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    message.contains("no space left on device") || message.contains("disk quota exceeded")
 }

@@ -28,6 +28,8 @@ pub struct Seen {
     pub generation: Generation,
     /// Whether that decision was to remove it: then nothing up to and including it is wanted.
     pub removed: bool,
+    /// When the runtime ends the environment by itself, as the last apply had it.
+    pub not_after: Option<Timestamp>,
     at: Timestamp,
 }
 
@@ -37,6 +39,8 @@ struct Line {
     seat: SeatNumber,
     generation: Generation,
     removed: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    not_after: Option<Timestamp>,
     at: Timestamp,
 }
 
@@ -83,7 +87,8 @@ impl Generations {
         for line in text.lines() {
             let Ok(line) = serde_json::from_str::<Line>(line) else { continue };
             let key = SeatKey { workshop: line.workshop, seat: line.seat };
-            seats.insert(key, Seen { generation: line.generation, removed: line.removed, at: line.at });
+            let Line { generation, removed, not_after, at, .. } = line;
+            seats.insert(key, Seen { generation, removed, not_after, at });
         }
         forget_the_gone(&mut seats, Timestamp::now());
         let log = rewrite(path, &seats)?;
@@ -114,12 +119,17 @@ impl Generations {
         })
     }
 
-    /// Accepts an apply of `generation`, or refuses it as stale.
+    /// Accepts an apply of `generation` until `not_after`, or refuses it as stale.
     ///
     /// # Errors
     /// [`RuntimeError::StaleGeneration`]; [`RuntimeError::Failed`] when the decision can't be written down.
-    pub async fn admit_apply(&self, key: &SeatKey, generation: Generation) -> Result<(), RuntimeError> {
-        self.decide(key.clone(), generation, false).await
+    pub async fn admit_apply(
+        &self,
+        key: &SeatKey,
+        generation: Generation,
+        not_after: Option<Timestamp>,
+    ) -> Result<(), RuntimeError> {
+        self.decide(key.clone(), generation, false, not_after).await
     }
 
     /// Accepts a remove of everything up to `generation`, or refuses it as stale.
@@ -127,25 +137,28 @@ impl Generations {
     /// # Errors
     /// As [`Generations::admit_apply`].
     pub async fn admit_remove(&self, key: &SeatKey, generation: Generation) -> Result<(), RuntimeError> {
-        self.decide(key.clone(), generation, true).await
+        self.decide(key.clone(), generation, true, None).await
     }
 
-    async fn decide(&self, key: SeatKey, generation: Generation, removed: bool) -> Result<(), RuntimeError> {
-        let this = self.clone();
-        tokio::task::spawn_blocking(move || this.decide_blocking(key, generation, removed)).await.map_err(
-            |error| RuntimeError::Failed {
-                operation: "remember a seat's generation".to_owned(),
-                message: error.to_string(),
-            },
-        )?
-    }
-
-    fn decide_blocking(
+    async fn decide(
         &self,
         key: SeatKey,
         generation: Generation,
         removed: bool,
+        not_after: Option<Timestamp>,
     ) -> Result<(), RuntimeError> {
+        let this = self.clone();
+        let now = Timestamp::now();
+        let decision = Seen { generation, removed, not_after, at: now };
+        tokio::task::spawn_blocking(move || this.decide_blocking(key, decision)).await.map_err(|error| {
+            RuntimeError::Failed {
+                operation: "remember a seat's generation".to_owned(),
+                message: error.to_string(),
+            }
+        })?
+    }
+
+    fn decide_blocking(&self, key: SeatKey, decision: Seen) -> Result<(), RuntimeError> {
         let not_written = |error: io::Error| RuntimeError::Failed {
             operation: "remember a seat's generation".to_owned(),
             message: error.to_string(),
@@ -153,22 +166,20 @@ impl Generations {
         let mark = {
             let mut state = lock(&self.state);
             if let Some(seen) = state.seats.get(&key).copied() {
-                let gone = seen.removed && generation == seen.generation && !removed;
-                if generation < seen.generation || gone {
-                    return Err(RuntimeError::StaleGeneration {
-                        key,
-                        given: generation,
-                        seen: seen.generation,
-                    });
+                let given = decision.generation;
+                if given < seen.generation || (given == seen.generation && seen.removed && !decision.removed)
+                {
+                    return Err(RuntimeError::StaleGeneration { key, given, seen: seen.generation });
                 }
-                if seen.generation == generation && seen.removed == removed {
-                    return self.sync(state.log.as_ref().map_or(0, |log| log.written)).map_err(not_written);
+                if (Seen { at: seen.at, ..decision }) == seen {
+                    let written = state.log.as_ref().map_or(0, |log| log.written);
+                    drop(state);
+                    return self.sync(written).map_err(not_written);
                 }
             }
-            let now = Timestamp::now();
-            state.append(&key, generation, removed, now).map_err(not_written)?;
-            state.seats.insert(key, Seen { generation, removed, at: now });
-            state.compact_when_worth_it(now).map_err(not_written)?;
+            state.append(&key, &decision).map_err(not_written)?;
+            state.seats.insert(key, decision);
+            state.compact_when_worth_it(decision.at).map_err(not_written)?;
             state.log.as_ref().map_or(0, |log| log.written)
         };
         self.sync(mark).map_err(not_written)
@@ -191,15 +202,9 @@ impl Generations {
 }
 
 impl State {
-    fn append(
-        &mut self,
-        key: &SeatKey,
-        generation: Generation,
-        removed: bool,
-        at: Timestamp,
-    ) -> io::Result<()> {
+    fn append(&mut self, key: &SeatKey, decision: &Seen) -> io::Result<()> {
         let Some(log) = &mut self.log else { return Ok(()) };
-        let mut bytes = encode(key, &Seen { generation, removed, at })?;
+        let mut bytes = encode(key, decision)?;
         bytes.push(b'\n');
         if let Err(error) = log.file.write_all(&bytes) {
             // Half a line must not swallow the next one.
@@ -232,6 +237,7 @@ fn encode(key: &SeatKey, seen: &Seen) -> io::Result<Vec<u8>> {
         seat: key.seat,
         generation: seen.generation,
         removed: seen.removed,
+        not_after: seen.not_after,
         at: seen.at,
     };
     serde_json::to_vec(&line).map_err(io::Error::other)
@@ -280,36 +286,36 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("generations");
         let record = Generations::open(&path).unwrap();
-        record.admit_apply(&key("w", 1), Generation(3)).await.unwrap();
-        record.admit_apply(&key("w", 2), Generation(1)).await.unwrap();
+        record.admit_apply(&key("w", 1), Generation(3), None).await.unwrap();
+        record.admit_apply(&key("w", 2), Generation(1), None).await.unwrap();
         record.admit_remove(&key("w", 2), Generation(2)).await.unwrap();
         drop(record);
 
         let record = Generations::open(&path).unwrap();
-        record.admit_apply(&key("w", 1), Generation(3)).await.unwrap();
+        record.admit_apply(&key("w", 1), Generation(3), None).await.unwrap();
         for stale in [
-            record.admit_apply(&key("w", 1), Generation(2)).await,
+            record.admit_apply(&key("w", 1), Generation(2), None).await,
             record.admit_remove(&key("w", 1), Generation(2)).await,
-            record.admit_apply(&key("w", 2), Generation(2)).await,
+            record.admit_apply(&key("w", 2), Generation(2), None).await,
             record.admit_remove(&key("w", 2), Generation(1)).await,
         ] {
             assert!(matches!(stale, Err(RuntimeError::StaleGeneration { .. })), "{stale:?}");
         }
-        record.admit_apply(&key("w", 2), Generation(3)).await.unwrap();
+        record.admit_apply(&key("w", 2), Generation(3), None).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_torn_last_line_loses_only_itself() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("generations");
-        Generations::open(&path).unwrap().admit_apply(&key("w", 1), Generation(7)).await.unwrap();
+        Generations::open(&path).unwrap().admit_apply(&key("w", 1), Generation(7), None).await.unwrap();
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(b"{\"workshop\":\"w\",\"seat\":1,\"gen").unwrap();
         drop(file);
 
         let record = Generations::open(&path).unwrap();
         assert_eq!(record.seen(&key("w", 1)).unwrap().generation, Generation(7));
-        record.admit_apply(&key("w", 1), Generation(8)).await.unwrap();
+        record.admit_apply(&key("w", 1), Generation(8), None).await.unwrap();
         let record = Generations::open(&path).unwrap();
         assert_eq!(record.seen(&key("w", 1)).unwrap().generation, Generation(8));
     }
@@ -320,7 +326,7 @@ mod tests {
         let path = dir.path().join("generations");
         let record = Generations::open(&path).unwrap();
         for generation in 1..3000 {
-            record.admit_apply(&key("w", 1), Generation(generation)).await.unwrap();
+            record.admit_apply(&key("w", 1), Generation(generation), None).await.unwrap();
         }
         assert!(fs::read_to_string(&path).unwrap().lines().count() <= SMALL_LOG);
         assert_eq!(
@@ -336,7 +342,7 @@ mod tests {
         let record = Generations::open(&path).unwrap();
         let all = (1..=200).map(|seat| {
             let record = record.clone();
-            async move { record.admit_apply(&key("w", seat), Generation(1)).await }
+            async move { record.admit_apply(&key("w", seat), Generation(1), None).await }
         });
         for outcome in futures_util::future::join_all(all).await {
             outcome.unwrap();
@@ -349,7 +355,7 @@ mod tests {
     fn only_workshops_that_are_wholly_gone_are_forgotten() {
         let now = Timestamp::now();
         let old = now - REMEMBER - SignedDuration::from_secs(1);
-        let seen = |removed, at| Seen { generation: Generation(1), removed, at };
+        let seen = |removed, at| Seen { generation: Generation(1), removed, not_after: None, at };
         let mut seats = HashMap::from([
             (key("gone", 1), seen(true, old)),
             (key("half", 1), seen(true, old)),
