@@ -110,6 +110,13 @@ pub struct RuntimeView {
     pub default: bool,
 }
 
+/// `{"runtimes":[…]}`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct RuntimesBody {
+    /// In order of their names.
+    pub runtimes: Vec<RuntimeView>,
+}
+
 /// The dashboard.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct AdminOverview {

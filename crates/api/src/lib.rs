@@ -10,7 +10,7 @@ mod workshop;
 
 pub use admin::{
     AdminOverview, AdminOverviewBody, AdminVm, AdminVmsBody, AdminWorkersBody, CreateUser, CreatedUserBody,
-    Health, LoginRequest, Readiness, ReadinessPart, RuntimeView, UserView, UsersBody, WhoAmI,
+    Health, LoginRequest, Readiness, ReadinessPart, RuntimeView, RuntimesBody, UserView, UsersBody, WhoAmI,
 };
 pub use error::{ErrorBody, ErrorCode, ErrorDetail};
 pub use session::{JoinRequest, Joined, SessionState, SessionView, WaitingInLine};

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Runs the server itself in a container. It uses this machine's Docker Engine for the seats and this machine's network,
+# so the address, the defaults and the data directory (./clarateach-data) are as they would be without a container.
+# Ctrl-C stops the server; seats go on.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+image=clarateach-server
+data=${CLARATEACH_DATA:-$PWD/clarateach-data}
+
+scripts/install-tools.sh run
+scripts/start-docker.sh
+echo "[+] Building the web pages"
+npm --prefix web ci --no-audit --no-fund --silent
+npm --prefix web run build --silent >/dev/null
+echo "[+] Building the server"
+cargo build --release --locked --bin server
+echo "[+] Building the workspace binary"
+scripts/build-workspace.sh
+echo "[+] Building the learner image"
+scripts/build-workspace-image.sh
+
+echo "[+] Building the server image"
+context=$(mktemp -d)
+trap 'rm -rf "$context"' EXIT
+cp target/release/server target/release/workspace "$context"
+cp images/server/Dockerfile "$context"
+# The base is the one that the learner image was made from: nothing has to be pulled.
+docker build --quiet --tag "$image" --build-arg BASE="${SERVER_BASE:-clarateach-workspace}" "$context" >/dev/null
+rm -rf "$context"
+trap - EXIT
+
+mkdir -p "$data"
+url=http://localhost:${PORT:-8080}
+cat <<TXT
+
+ClaraTeach starts on $url (in a container)
+  Instructor:  $url/instructor
+  Learners:    $url   (with the join code)
+
+TXT
+settings=()
+for name in PORT BIND_ADDR ADMIN_TOKEN SCRAPE_TOKEN SERVER_KEY PUBLIC_URL PREVIEW_DOMAIN TRUSTED_PROXIES DEFAULT_IMAGE \
+    MAX_SEATS LOG_FORMAT RUST_LOG; do
+    # Only the name: the value comes from this shell's environment and stays out of the process list.
+    [[ -n ${!name:-} ]] && settings+=(--env "$name")
+done
+terminal=()
+[[ -t 0 ]] && terminal=(--interactive --tty)
+exec docker run --rm "${terminal[@]}" --name clarateach-server --network host \
+    --volume /var/run/docker.sock:/var/run/docker.sock --volume "$data:/data" \
+    --env DATABASE_URL=/data/clarateach.db "${settings[@]}" "$image"
