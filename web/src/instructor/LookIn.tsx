@@ -1,4 +1,4 @@
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { sentence } from "../api/error";
 import { getSeats, seatToken } from "../api/workshops";
 import { SeatAccess } from "../seat/access";
@@ -39,6 +39,21 @@ export function LookIn({ id, seat }: { id: string; seat: number }) {
     };
   }, [id, seat]);
 
+  /** Asks the server what is the matter, when the seat does not answer. */
+  const asking = useRef(false);
+  const look = async () => {
+    if (asking.current) return;
+    asking.current = true;
+    try {
+      access?.take(await seatToken(id, seat));
+      setProblem(null);
+    } catch (error) {
+      setProblem(sentence(error));
+    } finally {
+      asking.current = false;
+    }
+  };
+
   const leave = () => {
     history.replaceState(null, "", location.pathname);
     dispatchEvent(new Event("hashchange"));
@@ -61,7 +76,13 @@ export function LookIn({ id, seat }: { id: string; seat: number }) {
     <div class="overlay">
       <Workbench
         access={access}
-        onTrouble={() => undefined}
+        visitor
+        onTrouble={() => void look()}
+        banner={
+          <div class="banner" role="status" hidden={problem === null}>
+            {problem}
+          </div>
+        }
         title={
           <>
             <h1 class="workshop-name">

@@ -83,7 +83,8 @@ function* pieces(bytes: Uint8Array): Generator<Uint8Array> {
   let start = 0;
   while (start < bytes.length) {
     let end = Math.min(bytes.length, start + PIECE);
-    while (end < bytes.length && end > start + 1 && ((bytes[end] ?? 0) & 0xc0) === 0x80) end -= 1;
+    // A character has at most three continuation bytes; more in a row are no UTF-8 and may be cut anywhere.
+    for (let back = 0; back < 3 && end < bytes.length && ((bytes[end] ?? 0) & 0xc0) === 0x80; back += 1) end -= 1;
     yield bytes.subarray(start, end);
     start = end;
   }

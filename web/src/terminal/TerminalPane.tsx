@@ -13,6 +13,8 @@ export interface TerminalPaneProps {
   access: SeatAccess;
   /** Whether the pane can be seen at all. */
   shown: boolean;
+  /** Keeps to the size that another viewer has set. */
+  follow: boolean;
   onState(state: LinkState): void;
   onTrouble(): void;
 }
@@ -20,14 +22,16 @@ export interface TerminalPaneProps {
 const FONT_SIZES = { least: 9, usual: 14, most: 28 };
 
 /** The terminals of a seat as tabs. */
-export function TerminalPane({ access, shown, onState, onTrouble }: TerminalPaneProps) {
+export function TerminalPane({ access, shown, follow, onState, onTrouble }: TerminalPaneProps) {
   const [tabs, setTabs] = useState<Tabs>({ ids: [], active: null });
   const [ended, setEnded] = useState<Set<number>>(new Set());
+  const [gone, setGone] = useState<Set<number>>(new Set());
   const [seen, setSeen] = useState<Set<number>>(new Set());
   const [problem, setProblem] = useState<string | null>(null);
   const [fontSize, setFontSize] = useStored("clarateach.font-size", FONT_SIZES.usual);
   const [keys, setKeys] = useStored("clarateach.extra-keys", matchMedia("(pointer: coarse)").matches);
   const busy = useRef(false);
+  const again = useRef(() => {});
 
   /** Reads the seat's list; makes the first terminal if there is none. Repeats until it has been read once. */
   useEffect(() => {
@@ -39,7 +43,11 @@ export function TerminalPane({ access, shown, onState, onTrouble }: TerminalPane
         if (first && !list.some((terminal) => terminal.status === "running")) list = [...list, await newTerminal(access)];
         if (stopped) return;
         const running = list.find((terminal) => terminal.status === "running")?.id ?? null;
-        setTabs((tabs) => merge(tabs, list, running));
+        setTabs((tabs) => {
+          const next = merge(tabs, list, running);
+          setGone(new Set(next.ids.filter((id) => !list.some((terminal) => terminal.id === id))));
+          return next;
+        });
         setProblem(null);
       } catch (error) {
         if (stopped || !first) return;
@@ -50,6 +58,7 @@ export function TerminalPane({ access, shown, onState, onTrouble }: TerminalPane
     };
     void read(true);
     const focused = () => void read(false);
+    again.current = focused;
     addEventListener("focus", focused);
     return () => {
       stopped = true;
@@ -73,7 +82,7 @@ export function TerminalPane({ access, shown, onState, onTrouble }: TerminalPane
     busy.current = false;
   };
   const close = async (id: number) => {
-    if (!ended.has(id)) {
+    if (!ended.has(id) && !gone.has(id)) {
       const sure = await confirm({
         title: `Close terminal ${id}?`,
         text: ["Programs that run in it are ended."],
@@ -150,10 +159,15 @@ export function TerminalPane({ access, shown, onState, onTrouble }: TerminalPane
               id={id}
               shown={id === tabs.active}
               focus={shown}
+              follow={follow}
+              gone={gone.has(id)}
               fontSize={fontSize}
               showKeys={keys}
               onFontSize={changeFont}
-              onTrouble={onTrouble}
+              onTrouble={() => {
+                again.current();
+                onTrouble();
+              }}
               onState={(state) => {
                 if (state.phase === "over" && state.why === "exit") setEnded((ended) => new Set([...ended, id]));
                 onState(state);

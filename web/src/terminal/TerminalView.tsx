@@ -18,6 +18,10 @@ export interface TerminalViewProps {
   showKeys: boolean;
   /** Grabs the keyboard when it is shown. */
   focus: boolean;
+  /** Keeps to the size that another viewer has set, even when this one types. */
+  follow: boolean;
+  /** The seat does not know this terminal any more. */
+  gone: boolean;
   onFontSize(change: 1 | -1 | 0): void;
   onState(state: LinkState): void;
   onTrouble(): void;
@@ -41,6 +45,8 @@ export function TerminalView(props: TerminalViewProps) {
   const [exit, setExit] = useState<number | null>(null);
   const [state, setState] = useState<LinkState>({ phase: "connecting", attempt: 0 });
   const [guest, setGuest] = useState(false);
+  /** Why the seat gives no terminal, if it says so. */
+  const [refusal, setRefusal] = useState<string | null>(null);
 
   const setControl = (on: boolean) => {
     control.current = on;
@@ -56,7 +62,9 @@ export function TerminalView(props: TerminalViewProps) {
     });
     emulator.current = em;
     const { terminal } = em;
+    /** Whether the size is ours to decide. */
     let writer = true;
+    let greeted = false;
 
     /** Asks for the size that fits here, if it is ours to decide. */
     const refit = () => {
@@ -74,20 +82,24 @@ export function TerminalView(props: TerminalViewProps) {
       write: (data, done) => terminal.write(data, done),
       reset: () => terminal.reset(),
       size: (cols, rows, mine) => {
-        const became = mine && !writer;
-        writer = mine;
-        setGuest(!mine);
-        if (!mine) terminal.resize(cols, rows);
+        const decides = mine && (writer || !greeted || !latest.current.follow);
+        const became = decides && !writer;
+        writer = decides;
+        greeted = true;
+        setGuest(!decides);
+        if (!decides) terminal.resize(cols, rows);
         else if (became) refit();
       },
       state: (next) => {
         setState(next);
+        if (next.phase === "open") setRefusal(null);
+        if (next.phase === "connecting") greeted = false;
         latest.current.onState(next);
       },
       exited: (code) => setExit(code),
       refused: (code, message) => {
-        if (code === "GONE" || code === "NOT_FOUND") setExit(-1);
-        else tell(message || code, { kind: "error" });
+        if (greeted) tell(message || code, { kind: "error" });
+        else setRefusal(message || code);
       },
       trouble: () => latest.current.onTrouble(),
     });
@@ -95,7 +107,7 @@ export function TerminalView(props: TerminalViewProps) {
     const first = em.roomFor();
     if (first) {
       terminal.resize(first.cols, first.rows);
-      lk.resize(first.cols, first.rows);
+      if (!latest.current.follow) lk.resize(first.cols, first.rows);
     }
 
     const data = terminal.onData((text) => {
@@ -180,9 +192,9 @@ export function TerminalView(props: TerminalViewProps) {
         />
       )}
       <div class={guest ? "terminal-host guest" : "terminal-host"} ref={host} data-terminal={id} />
-      {exit !== null ? (
+      {exit !== null || (props.gone && state.phase !== "open") ? (
         <div class="terminal-note" role="status">
-          <span>{exit < 0 ? "This terminal is gone." : exit === 0 ? "The shell has ended." : `The shell has ended with code ${exit}.`}</span>
+          <span>{exit === null ? "This terminal is gone: it was closed elsewhere, or the seat was started anew." : exit === 0 ? "The shell has ended." : `The shell has ended with code ${exit}.`}</span>
           <button class="small primary" onClick={props.onNew}>
             New terminal
           </button>
@@ -193,7 +205,7 @@ export function TerminalView(props: TerminalViewProps) {
       ) : (
         (state.phase === "waiting" || (state.phase === "connecting" && state.attempt > 0)) && (
           <div class="terminal-note" role="status">
-            Connection lost; coming back. Your programs keep running, and what you type is kept.
+            {refusal ?? "Connection lost; coming back. Your programs keep running, and what you type is kept."}
           </div>
         )
       )}

@@ -25,6 +25,8 @@ export interface WorkbenchProps {
   tools?: ComponentChildren;
   /** A sentence across the page, such as that the seat is unreachable. */
   banner?: ComponentChildren;
+  /** Whether this is one more viewer, who leaves the size of terminals to the learner. */
+  visitor?: boolean;
   /** The connection to the seat broke: the page may want to ask the server why. */
   onTrouble(): void;
 }
@@ -32,7 +34,7 @@ export interface WorkbenchProps {
 type Part = "files" | "editor" | "terminal";
 
 /** A seat to work in: files, editor and terminal; side by side, or one at a time on a narrow screen. */
-export function Workbench({ access, title, tools, banner, onTrouble }: WorkbenchProps) {
+export function Workbench({ access, title, tools, banner, visitor = false, onTrouble }: WorkbenchProps) {
   const narrow = useMedia("(max-width: 760px)");
   const [part, setPart] = useState<Part>("terminal");
   const [filesWidth, setFilesWidth] = useStored("clarateach.files-width", 22);
@@ -101,7 +103,7 @@ export function Workbench({ access, title, tools, banner, onTrouble }: Workbench
           {!narrow && editing && (
             <Splitter label="Height of the editor" axis="y" value={editorHeight} min={10} max={90} onChange={setEditorHeight} />
           )}
-          <TerminalPane access={access} shown={shows.terminal} onState={linked} onTrouble={onTrouble} />
+          <TerminalPane access={access} shown={shows.terminal} follow={visitor} onState={linked} onTrouble={onTrouble} />
         </div>
       </div>
       {narrow && (
