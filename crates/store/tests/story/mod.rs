@@ -1,0 +1,37 @@
+//! What a store does, told once for every database: each function takes one that may hold other workshops.
+
+mod accounts;
+mod crowd;
+mod joins;
+mod reconciling;
+mod workshops;
+
+use clarateach_store::Store;
+
+/// All of it.
+pub(crate) async fn run(store: &dyn Store) {
+    workshops::are_recorded_as_given(store).await;
+    workshops::are_listed_newest_first_with_counts(store).await;
+    workshops::are_wanted_one_way(store).await;
+    workshops::keep_an_end_and_a_lock(store).await;
+    workshops::leave_nothing(store).await;
+    joins::follow_the_table(store).await;
+    joins::of_known_learners_return_to_their_session(store).await;
+    joins::of_a_known_learner_survive_lock_but_not_stop(store).await;
+    joins::wait_in_line(store).await;
+    joins::by_an_ended_session(store).await;
+    joins::do_not_count_failed_seats(store).await;
+    joins::twice_with_one_id_change_nothing(store).await;
+    reconciling::skips_what_is_out_of_date(store).await;
+    reconciling::never_renews_a_held_seat(store).await;
+    reconciling::resets_a_seat_for_its_learner(store).await;
+    reconciling::renews_a_seat_when_its_session_ends(store).await;
+    reconciling::tells_what_changed_and_nothing_else(store).await;
+    reconciling::keeps_a_bounded_history(store).await;
+    accounts::users(store).await;
+    accounts::keys(store).await;
+    crowd::is_seated_once(store, true).await;
+    crowd::is_seated_once(store, false).await;
+    crowd::of_one_browser_gets_one_seat(store).await;
+    store.check().await.unwrap();
+}
