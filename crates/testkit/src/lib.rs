@@ -1,1 +1,11 @@
-//! Simulated runtime, fault injection, wait-for and leak counters for tests.
+//! Simulated runtime, fault injection, wait-for and leak counters for tests. A dev-dependency only.
+
+pub mod docker;
+pub mod leaks;
+pub mod seat_binary;
+mod skip;
+mod wait;
+
+pub use clarateach_runtime_simulated as simulated;
+pub use skip::skip;
+pub use wait::{wait_for, wait_for_blocking};

@@ -1,0 +1,151 @@
+//! A Docker runtime to test, with an installation of its own.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use clarateach_ids::{InstallationId, SeatKey};
+use clarateach_runtime::conformance::Harness;
+use clarateach_runtime::{ImageRef, Runtime};
+use clarateach_runtime_docker::{DockerConfig, DockerRuntime};
+use clarateach_testkit::docker::{TinyImage, available};
+use clarateach_testkit::leaks::{self, run};
+use clarateach_testkit::{seat_binary, skip};
+use tempfile::TempDir;
+
+pub const BUSYBOX: &str = "clarateach-test-busybox";
+
+pub struct Docker {
+    pub installation: InstallationId,
+    pub state: TempDir,
+    pub workspace: PathBuf,
+    pub capacity: u32,
+    foreign: InstallationId,
+}
+
+/// None, and the test is noted as skipped, where there is no Engine.
+pub async fn docker(test: &str) -> Option<Docker> {
+    if let Err(reason) = available() {
+        skip(&format!("docker::{test}"), &reason);
+        return None;
+    }
+    let workspace = seat_binary::workspace().expect("a workspace binary");
+    if std::process::Command::new("docker")
+        .args(["image", "inspect", BUSYBOX])
+        .output()
+        .is_ok_and(|o| !o.status.success())
+    {
+        TinyImage::BUSYBOX.import(BUSYBOX).expect("a tiny image");
+    }
+    Some(Docker {
+        installation: InstallationId::random(),
+        state: tempfile::tempdir().expect("a directory"),
+        workspace,
+        capacity: 3,
+        foreign: InstallationId::random(),
+    })
+}
+
+impl Docker {
+    pub fn config(&self) -> DockerConfig {
+        let state = self.state.path().to_owned();
+        DockerConfig::new(self.installation.clone(), self.workspace.clone(), state, self.capacity)
+    }
+
+    pub fn label(&self) -> String {
+        format!("io.clarateach.installation={}", self.installation)
+    }
+
+    fn foreign_label(&self) -> String {
+        format!("io.clarateach.installation={}", self.foreign)
+    }
+
+    /// The id of the seat's container.
+    pub fn container(&self, key: &SeatKey) -> String {
+        let filters = [
+            format!("label={}", self.label()),
+            format!("label=io.clarateach.workshop={}", key.workshop),
+            format!("label=io.clarateach.seat={}", key.seat),
+        ];
+        let mut arguments = vec!["ps", "--all", "--quiet", "--no-trunc"];
+        for filter in &filters {
+            arguments.extend(["--filter", filter]);
+        }
+        run("docker", &arguments).trim().to_owned()
+    }
+}
+
+#[async_trait]
+impl Harness for Docker {
+    async fn open(&self) -> Arc<dyn Runtime> {
+        Arc::new(DockerRuntime::connect(self.config()).expect("connect"))
+    }
+
+    fn image(&self) -> ImageRef {
+        ImageRef(BUSYBOX.to_owned())
+    }
+
+    fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    async fn kill(&self, key: &SeatKey) {
+        let _ = run("docker", &["kill", &self.container(key)]);
+    }
+
+    async fn echo(&self, key: &SeatKey) -> Option<u16> {
+        let serve = "nc -lk -p 8000 -s 127.0.0.1 -e cat";
+        let _ = run("docker", &["exec", "--detach", &self.container(key), "sh", "-c", serve]);
+        Some(8000)
+    }
+
+    async fn plant_foreign(&self) {
+        let label = self.foreign_label();
+        let name = format!("clarateach-foreign-{}", self.foreign);
+        let labels = [
+            "--label",
+            &label,
+            "--label",
+            "io.clarateach.role=seat",
+            "--label",
+            "io.clarateach.workshop=w",
+            "--label",
+            "io.clarateach.seat=1",
+            "--label",
+            "io.clarateach.generation=1",
+        ];
+        let _ = run("docker", &[&["volume", "create"], &labels[..], &[&name]].concat());
+        let _ = run("docker", &[&["network", "create"], &labels[..], &[&name]].concat());
+        let start = ["run", "--detach", "--name", &name, "--network", &name];
+        let command = [BUSYBOX, "sleep", "1000"];
+        let _ = run("docker", &[&start[..], &labels[..], &command[..]].concat());
+    }
+
+    async fn foreign_is_untouched(&self) -> bool {
+        let name = format!("clarateach-foreign-{}", self.foreign);
+        let there = leaks::docker(&self.foreign_label());
+        let state = run("docker", &["inspect", "--format", "{{.State.Running}}", &name]);
+        let _ = run("docker", &["rm", "--force", &name]);
+        let _ = run("docker", &["volume", "rm", &name]);
+        let _ = run("docker", &["network", "rm", &name]);
+        there.len() == 3 && state.trim() == "true"
+    }
+
+    async fn leftovers(&self) -> Vec<String> {
+        leaks::docker(&self.label())
+    }
+}
+
+impl Drop for Docker {
+    /// A failed test leaves nothing for the next to stumble over.
+    fn drop(&mut self) {
+        let commands =
+            [("container", "rm --force --volumes"), ("volume", "volume rm"), ("network", "network rm")];
+        for left in leaks::docker(&self.label()) {
+            let Some((kind, name)) = left.split_once(' ') else { continue };
+            let command = commands.iter().find(|(of, _)| *of == kind).map_or("", |(_, command)| command);
+            let arguments = command.split_whitespace().chain([name]);
+            let _ = std::process::Command::new("docker").args(arguments).output();
+        }
+    }
+}
