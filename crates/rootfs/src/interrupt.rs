@@ -1,0 +1,77 @@
+//! Ctrl-C and SIGTERM: temporary files go, and so does the process.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+static TEMPORARY: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn temporary() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A file that is removed when it is dropped, or when the process is interrupted, unless it is let go before.
+#[derive(Debug)]
+pub struct TemporaryPath(PathBuf);
+
+impl TemporaryPath {
+    /// Takes charge of a file, which need not exist yet.
+    pub fn new(path: PathBuf) -> Self {
+        temporary().insert(path.clone());
+        Self(path)
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Puts the file in its final place, atomically with regard to signals: an interrupted process has either not
+    /// published, or has published everything.
+    ///
+    /// # Errors
+    /// If it can't be renamed; it is then still temporary.
+    pub fn publish(self, to: &Path) -> std::io::Result<()> {
+        let mut list = temporary();
+        std::fs::rename(&self.0, to)?;
+        list.remove(&self.0);
+        drop(list);
+        Ok(())
+    }
+}
+
+impl Drop for TemporaryPath {
+    fn drop(&mut self) {
+        if temporary().remove(&self.0) {
+            // Best effort: whoever builds next to this path takes the file over.
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+}
+
+/// From now on, SIGINT, SIGTERM and SIGHUP remove what is temporary and end the process with 128 and the signal's number.
+/// The flag that is returned is for work that could go on beyond that.
+///
+/// # Errors
+/// If the signals can't be caught.
+pub fn install() -> std::io::Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    let raised = Arc::clone(&flag);
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            raised.store(true, std::sync::atomic::Ordering::Relaxed);
+            // Held until the end, so that nothing can be published any more.
+            let list = temporary();
+            for path in list.iter() {
+                let _ = std::fs::remove_file(path);
+            }
+            std::process::exit(128 + signal);
+        }
+    })?;
+    Ok(flag)
+}

@@ -1,0 +1,20 @@
+//! Layers: where their bytes are, unpacking and checking them, and keeping what was unpacked.
+
+pub mod blob;
+pub mod cache;
+pub mod spool;
+pub mod unpack;
+
+use crate::digest::Digest;
+use blob::Bytes;
+
+/// A layer as a source delivers it.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// Its bytes: a tar archive, plain or compressed.
+    pub bytes: Bytes,
+    /// Digest of these bytes, where the manifest states one.
+    pub digest: Option<Digest>,
+    /// Digest of the plain tar archive.
+    pub diff_id: Digest,
+}
