@@ -81,7 +81,7 @@ export function StartPage({ code: given }: { code: string }) {
       </form>
 
       <details class="card">
-        <summary>Come back to your seat from another device</summary>
+        <summary>Come back from another device</summary>
         <form onSubmit={(event) => run(event, () => comeBack(session))}>
           <label class="field">
             <span>Your session code</span>

@@ -15,7 +15,7 @@ const ALPHABET = /^[34679ACDEFGHJKMNPQRTWXY]*$/;
 export function checkCode(code: string): string | null {
   const plain = normaliseCode(code);
   if (plain === "") return "Type the code that your instructor shows, like K7QM-4XTP.";
-  if (plain.length === 20) return "This looks like your own session code. Use it under “Come back to your seat”.";
+  if (plain.length === 20) return "This looks like your own session code. Use it under “Come back from another device”.";
   if (plain.length !== 8) return `A join code has 8 characters; this has ${plain.length}.`;
   if (!ALPHABET.test(plain)) {
     const odd = [...plain].filter((c) => !ALPHABET.test(c));

@@ -84,6 +84,16 @@ export class Emulator {
       // The browser may take the GPU away at any time; the DOM renderer takes over.
       webgl.onContextLoss(() => webgl.dispose());
       this.terminal.loadAddon(webgl);
+      // Some browsers (device emulation, remote desktops) give the canvas fewer pixels than the screen has, and the
+      // text comes out too large and cut off. The canvas gets its pixels from an observer, so look a moment later.
+      const check = this.terminal.onRender(() => {
+        const canvas = this.terminal.element?.querySelector<HTMLCanvasElement>("canvas:not(.xterm-link-layer)");
+        if (!canvas || canvas.clientWidth === 0) return;
+        setTimeout(() => {
+          if (Math.abs(canvas.width - canvas.clientWidth * devicePixelRatio) > 0.05 * canvas.width) webgl.dispose();
+        }, 200);
+        check.dispose();
+      });
     } catch {
       // No WebGL here: the DOM renderer stays.
     }
