@@ -19,8 +19,6 @@ mod url;
 mod workshops;
 mod writer;
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use clarateach_ids::{EventSeq, InstallationId, JoinCode, KeyId, SeatKey, SessionId, UserId, WorkshopId};
 use clarateach_lifecycle::{EndReason, Wanted};
@@ -48,7 +46,7 @@ const WAKES: usize = 1024;
 #[derive(Debug)]
 pub struct SqliteStore {
     /// `None` in memory, where the writer reads.
-    readers: Option<Arc<Readers>>,
+    readers: Option<Readers>,
     writer: Writer,
     wakes: broadcast::Sender<WorkshopId>,
 }
@@ -60,7 +58,13 @@ impl SqliteStore {
         F: FnOnce(&Connection) -> Outcome<T> + Send + 'static,
     {
         match &self.readers {
-            Some(readers) => readers.ask(operation, work).await,
+            Some(readers) => {
+                // Files that were exchanged are opened by the writer first.
+                if !readers.still_there() {
+                    self.writer.ask(operation, |_| Ok(())).await?;
+                }
+                readers.ask(operation, work).await
+            }
             None => self.writer.ask(operation, |write| work(write.db)).await,
         }
     }

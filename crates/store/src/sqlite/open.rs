@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::broadcast;
 
-use super::connection::{Database, Link, Role};
+use super::connection::{Database, Role, in_memory};
 use super::lock::{FileLock, LockError, lock_path};
 use super::migrate::{MigrateError, migrate};
 use super::readers::Readers;
@@ -108,15 +108,15 @@ impl SqliteStore {
         create(&path)?;
         let database = Database::new(path.clone());
         fill(&database)?;
-        let link = database.connect(Role::Writer).map_err(|fault| OpenError::Io {
+        let connection = database.connect_writer().map_err(|fault| OpenError::Io {
             path: path.clone(),
             source: std::io::Error::other(fault.message),
         })?;
         let database = Arc::new(database);
         let (wakes, _) = broadcast::channel(WAKES);
-        let writer = Writer::start(Some(Arc::clone(&database)), link, Some(lock), wakes.clone())
+        let writer = Writer::start(Some(Arc::clone(&database)), connection, Some(lock), wakes.clone())
             .map_err(|source| OpenError::Io { path, source })?;
-        Ok(Self { readers: Some(Arc::new(Readers::new(database))), writer, wakes })
+        Ok(Self { readers: Some(Readers::new(database)), writer, wakes })
     }
 
     /// A database that is gone when it is dropped: for tests.
@@ -125,11 +125,11 @@ impl SqliteStore {
     /// When there is no memory or no thread to be had.
     pub fn open_in_memory() -> Result<Self, OpenError> {
         let path = PathBuf::from(":memory:");
-        let mut link = Link::in_memory().map_err(|error| refused(&path, error))?;
-        migrate(&mut link.connection).map_err(|source| OpenError::Migrate { path: path.clone(), source })?;
-        accounts::ensure_installation(&link.connection).map_err(|error| refused(&path, error))?;
+        let mut connection = in_memory().map_err(|error| refused(&path, error))?;
+        migrate(&mut connection).map_err(|source| OpenError::Migrate { path: path.clone(), source })?;
+        accounts::ensure_installation(&connection).map_err(|error| refused(&path, error))?;
         let (wakes, _) = broadcast::channel(WAKES);
-        let writer = Writer::start(None, link, None, wakes.clone())
+        let writer = Writer::start(None, connection, None, wakes.clone())
             .map_err(|source| OpenError::Io { path, source })?;
         Ok(Self { readers: None, writer, wakes })
     }

@@ -10,7 +10,7 @@ use clarateach_ids::WorkshopId;
 use rusqlite::Connection;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::connection::{Database, Link, Role};
+use super::connection::Database;
 use super::failure::{Failure, Fault, Outcome};
 use super::lock::FileLock;
 use crate::StoreError;
@@ -96,13 +96,13 @@ impl Writer {
     /// Starts the thread; it owns `lock` so that the file is let go of after the connection, not before.
     pub(super) fn start(
         database: Option<Arc<Database>>,
-        link: Link,
+        connection: Connection,
         lock: Option<FileLock>,
         wakes: broadcast::Sender<WorkshopId>,
     ) -> std::io::Result<Self> {
         let (queue, messages) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
-            Loop { database, link: Some(link), lock, wakes, faulty: false }.run(messages);
+            Loop { database, connection: Some(connection), lock, wakes, faulty: false }.run(messages);
         })?;
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
@@ -144,7 +144,7 @@ impl Drop for Writer {
 struct Loop {
     /// `None` in memory, where a lost connection can't be had again.
     database: Option<Arc<Database>>,
-    link: Option<Link>,
+    connection: Option<Connection>,
     lock: Option<FileLock>,
     wakes: broadcast::Sender<WorkshopId>,
     faulty: bool,
@@ -171,10 +171,8 @@ impl Loop {
             self.serve(group);
         }
         messages.close();
-        if let Some(link) = self.link.take() {
-            // Best effort: whoever opens the file next reads the journal.
-            let _ = link.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-        }
+        // The last connection to go writes the journal back.
+        self.disconnect();
         drop(self.lock.take());
         if let Some(reply) = closing {
             let _ = reply.send(());
@@ -188,9 +186,11 @@ impl Loop {
         let committed = catch_unwind(AssertUnwindSafe(|| self.commit(&mut group, &mut woken)));
         let Ok(committed) = committed else {
             tracing::error!("work on the database panicked; its changes are rolled back");
-            self.link = self.database.is_none().then(|| self.link.take()).flatten();
-            if let Some(link) = &self.link {
-                let _ = link.connection.execute_batch("ROLLBACK");
+            match &self.connection {
+                Some(connection) if self.database.is_none() => {
+                    let _ = connection.execute_batch("ROLLBACK");
+                }
+                _ => self.disconnect(),
             }
             return;
         };
@@ -212,7 +212,7 @@ impl Loop {
                 }
                 self.faulty = true;
                 if fault.reconnect && self.database.is_some() {
-                    self.link = None;
+                    self.disconnect();
                 }
             }
         }
@@ -221,20 +221,31 @@ impl Loop {
         }
     }
 
-    fn commit(&mut self, group: &mut [Box<dyn Job>], woken: &mut Vec<WorkshopId>) -> Result<(), Fault> {
-        if self.link.is_none() {
-            let database = self.database.as_ref().ok_or_else(|| Fault::new("it is gone from memory"))?;
-            self.link = Some(database.connect(Role::Writer)?);
+    fn disconnect(&mut self) {
+        let connection = self.connection.take();
+        match &self.database {
+            Some(database) => database.disconnect(connection),
+            None => drop(connection),
         }
-        let Some(link) = &self.link else { return Err(Fault::new("it is not connected")) };
-        link.still_there()?;
-        let db = &link.connection;
+    }
+
+    fn commit(&mut self, group: &mut [Box<dyn Job>], woken: &mut Vec<WorkshopId>) -> Result<(), Fault> {
+        if let Some(database) = self.database.clone() {
+            if let Err(fault) = database.still_there() {
+                tracing::warn!(reason = %fault.message, "opening the database again");
+                self.disconnect();
+            }
+            if self.connection.is_none() {
+                self.connection = Some(database.connect_writer()?);
+            }
+        }
+        let Some(db) = &self.connection else { return Err(Fault::new("it is gone from memory")) };
         let committed = transact(db, group, woken);
         if committed.is_err() && !db.is_autocommit() {
             let _ = db.execute_batch("ROLLBACK");
         }
         committed?;
-        link.still_there()
+        self.database.as_ref().map_or(Ok(()), |database| database.still_there())
     }
 }
 
