@@ -1,0 +1,376 @@
+//! Makes what the store wants so: compare wanted with observed, act with bounded concurrency, write down, repeat.
+//!
+//! Level-triggered: a pass looks at everything and remembers nothing that it could not find out again, so a server
+//! killed between any two lines continues where it was.
+
+pub mod plan;
+#[cfg(test)]
+mod plan_tests;
+mod progress;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use clarateach_gateway::EndedWhy;
+use clarateach_ids::{SeatKey, WorkshopId};
+use clarateach_lifecycle::{SeatState, Wanted};
+use clarateach_runtime::{
+    DesiredSeat, Egress, Environment, ImageRef, Reason, Revision, Runtime, RuntimeError, RuntimeKind,
+};
+use clarateach_store::{SeatWrite, StoreError, WorkshopRecord, WorkshopWrite};
+use jiff::Timestamp;
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::plan::{Action, Failures, Sight, plan};
+pub use self::progress::Progress;
+use super::App;
+use super::workshops::ENV_PURPOSE;
+
+/// Look again at least this often, even if nothing woke us.
+const PERIOD: Duration = Duration::from_secs(5);
+/// After a store that failed, wait this long.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+/// Calls to runtimes at once. Runtimes bound their own work further.
+const CALLS_AT_ONCE: usize = 32;
+
+/// Calls under way and what came of those that failed.
+#[derive(Default)]
+struct Desk {
+    in_flight: HashSet<SeatKey>,
+    failures: HashMap<WorkshopId, Failures>,
+}
+
+/// The loop. One per store.
+pub struct Reconciler {
+    app: Arc<App>,
+    desk: Arc<Mutex<Desk>>,
+    calls: Arc<Semaphore>,
+    tasks: TaskTracker,
+}
+
+impl std::fmt::Debug for Reconciler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reconciler")
+    }
+}
+
+fn lock(desk: &Mutex<Desk>) -> MutexGuard<'_, Desk> {
+    desk.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Reconciler {
+    /// Over the parts of `app`.
+    #[must_use]
+    pub fn new(app: Arc<App>) -> Self {
+        Self {
+            app,
+            desk: Arc::default(),
+            calls: Arc::new(Semaphore::new(CALLS_AT_ONCE)),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Runs until `stop`. Environments are left as they are.
+    pub async fn run(self, stop: CancellationToken) {
+        for runtime in self.app.runtimes.all() {
+            self.tasks.spawn(watch(Arc::clone(runtime), Arc::clone(&self.app.wake), stop.clone()));
+        }
+        while !stop.is_cancelled() {
+            let began = Instant::now();
+            let pause = match self.pass().await {
+                Ok(look_again) => look_again,
+                Err(error) => {
+                    tracing::warn!(%error, "the reconciler can't use the store; it tries again");
+                    STORE_RETRY
+                }
+            };
+            metrics::histogram!("clarateach_reconcile_seconds").record(began.elapsed().as_secs_f64());
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = self.app.wake.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        self.tasks.close();
+        // Calls that were cut off are made again at the next start; they are only waited for to leave less to do.
+        let _ = tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await;
+    }
+
+    /// Looks at everything once. Returns how long to wait when nothing wakes us.
+    async fn pass(&self) -> Result<Duration, StoreError> {
+        // First what is there, then what is wanted: whatever was made for a wish that is gone by now shows as foreign
+        // to every wish, and what was wished for in between is only looked at a moment later.
+        let mut seen: HashMap<RuntimeKind, Result<HashMap<WorkshopId, Vec<Environment>>, RuntimeError>> =
+            HashMap::new();
+        for runtime in self.app.runtimes.all() {
+            let observed = runtime.observe().await.map(by_workshop);
+            seen.insert(runtime.kind(), observed);
+        }
+        let now = Timestamp::now();
+        let mut pause = PERIOD;
+        let workshops = self.app.store.workshops(None).await?;
+        for (workshop, _) in &workshops {
+            let kind = workshop.runtime.parse::<RuntimeKind>().ok();
+            let runtime = kind.and_then(|kind| self.app.runtimes.get(kind));
+            let (Some(runtime), Some(observed)) = (runtime, kind.and_then(|kind| seen.get_mut(&kind))) else {
+                let message = format!("This server has no {} runtime at the moment.", workshop.runtime);
+                self.note_reason(workshop, Reason::new("NO_RUNTIME", message), now).await?;
+                continue;
+            };
+            match observed {
+                Err(error) => self.note_reason(workshop, error.reason(), now).await?,
+                Ok(environments) => {
+                    let environments = environments.remove(&workshop.id).unwrap_or_default();
+                    match self.workshop(workshop, runtime, &environments, now).await {
+                        Ok(look_again) => pause = pause.min(look_again),
+                        // Deleted in between, or changed: the next pass sees it.
+                        Err(StoreError::NotFound { .. } | StoreError::Conflict { .. }) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+        }
+        // What is left belongs to no workshop.
+        for (kind, environments) in seen {
+            let (Ok(environments), Some(runtime)) = (environments, self.app.runtimes.get(kind)) else {
+                continue;
+            };
+            for environment in environments.into_values().flatten() {
+                self.remove(runtime, environment.key, environment.generation);
+            }
+        }
+        Ok(pause)
+    }
+
+    async fn note_reason(
+        &self,
+        workshop: &WorkshopRecord,
+        reason: Reason,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let reason = Some((reason.code, reason.message));
+        if workshop.reason == reason {
+            return Ok(());
+        }
+        let write = WorkshopWrite {
+            id: workshop.id.clone(),
+            wanted: workshop.wanted,
+            status: Some(workshop.status),
+            reason,
+            seats: Vec::new(),
+            now,
+        };
+        match self.app.store.write_workshop(write).await {
+            Err(StoreError::NotFound { .. }) => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+
+    async fn workshop(
+        &self,
+        workshop: &WorkshopRecord,
+        runtime: &Arc<dyn Runtime>,
+        environments: &[Environment],
+        now: Timestamp,
+    ) -> Result<Duration, StoreError> {
+        if workshop.wanted == Wanted::Running && workshop.ends_at.is_some_and(|end| end <= now) {
+            self.app.store.set_wanted(&workshop.id, Wanted::Stopped, now).await?;
+            self.app.close_workshop(&workshop.id, &EndedWhy::DeadlinePassed);
+            self.app.wake.notify_one();
+            return Ok(PERIOD);
+        }
+        let (in_flight, failures) = {
+            let mut desk = lock(&self.desk);
+            let failures = desk.failures.remove(&workshop.id).unwrap_or_default();
+            (desk.in_flight.clone(), failures)
+        };
+        let seats = self.app.store.seats(&workshop.id).await?;
+        let seats: Vec<_> = seats.into_iter().map(|(seat, holder)| (seat, holder.is_some())).collect();
+        let image = ImageRef(workshop.image.clone());
+        let image = if workshop.wanted == Wanted::Running {
+            self.app.progress.prepare(runtime, &image, &self.app.wake, &self.tasks)
+        } else {
+            plan::ImageState::Ready
+        };
+        let sight = Sight {
+            workshop,
+            seats: &seats,
+            environments,
+            in_flight: &in_flight,
+            failures: &failures,
+            image,
+            now,
+        };
+        let decided = plan(&sight);
+        let lost: Vec<SeatKey> = decided
+            .seats
+            .iter()
+            .filter(|write| write.state != SeatState::Ready || write.next_generation != write.generation)
+            .map(|write| SeatKey { workshop: workshop.id.clone(), seat: write.seat })
+            .collect();
+        if decided.status.is_some() || !decided.seats.is_empty() {
+            let rewritten =
+                decided.seats.iter().any(|write: &SeatWrite| write.next_generation != write.generation);
+            let write = WorkshopWrite {
+                id: workshop.id.clone(),
+                wanted: workshop.wanted,
+                status: Some(decided.status.unwrap_or(workshop.status)),
+                reason: if decided.status.is_some() { decided.reason } else { workshop.reason.clone() },
+                seats: decided.seats,
+                now,
+            };
+            let written = self.app.store.write_workshop(write).await;
+            if written.is_err() {
+                lock(&self.desk).failures.entry(workshop.id.clone()).or_default().extend(failures);
+            }
+            let seated = written?;
+            if !seated.is_empty() {
+                self.app.directory.forget_workshop(&workshop.id);
+            }
+            if rewritten {
+                self.app.wake.notify_one();
+            }
+        }
+        for key in lost {
+            self.app.directory.forget(&key);
+        }
+        for action in decided.actions {
+            match action {
+                Action::Apply(seat, generation) => {
+                    let key = SeatKey { workshop: workshop.id.clone(), seat };
+                    match self.desired(workshop, key, generation) {
+                        Ok(desired) => self.apply(runtime, desired),
+                        Err(reason) => {
+                            let mut desk = lock(&self.desk);
+                            desk.failures
+                                .entry(workshop.id.clone())
+                                .or_default()
+                                .insert((seat, generation), reason);
+                        }
+                    }
+                }
+                Action::Remove(key, generation) => self.remove(runtime, key, generation),
+            }
+        }
+        if decided.purge {
+            self.app.store.purge_workshop(&workshop.id).await?;
+            self.app.directory.forget_workshop(&workshop.id);
+        }
+        let until = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO);
+        let mut pause = decided.look_again.map_or(PERIOD, until).max(Duration::from_millis(20));
+        if let (Wanted::Running, Some(end)) = (workshop.wanted, workshop.ends_at) {
+            pause = pause.min(until(end).max(Duration::from_millis(20)));
+        }
+        Ok(pause)
+    }
+
+    fn desired(
+        &self,
+        workshop: &WorkshopRecord,
+        key: SeatKey,
+        generation: clarateach_ids::Generation,
+    ) -> Result<DesiredSeat, Reason> {
+        let unreadable = || {
+            Reason::new(
+                "SEALED",
+                "The workshop's variables were sealed under another SERVER_KEY; start the server with that one.",
+            )
+        };
+        let env = self.app.sealer.open_sealed(ENV_PURPOSE, &workshop.env_sealed).map_err(|_| unreadable())?;
+        let env: BTreeMap<String, String> = serde_json::from_slice(&env).map_err(|_| unreadable())?;
+        Ok(DesiredSeat {
+            secret: self.app.sealer.seat_secret(&self.app.installation, &key, generation),
+            key,
+            generation,
+            image: ImageRef(workshop.image.clone()),
+            vcpus: workshop.vcpus,
+            memory_mb: workshop.memory_mb,
+            disk_mb: workshop.disk_mb,
+            env,
+            egress: Egress::default(),
+            // Runtimes in this process end with it; only a worker that can be cut off needs to know the end itself.
+            not_after: None,
+        })
+    }
+
+    fn begin(&self, key: &SeatKey) -> bool {
+        lock(&self.desk).in_flight.insert(key.clone())
+    }
+
+    fn apply(&self, runtime: &Arc<dyn Runtime>, desired: DesiredSeat) {
+        if !self.begin(&desired.key) {
+            return;
+        }
+        let (runtime, desk, wake) = (Arc::clone(runtime), Arc::clone(&self.desk), Arc::clone(&self.app.wake));
+        let (calls, app) = (Arc::clone(&self.calls), Arc::clone(&self.app));
+        self.tasks.spawn(async move {
+            let _permit = calls.acquire().await;
+            let (key, generation, image) = (desired.key.clone(), desired.generation, desired.image.clone());
+            let result = runtime.apply(desired).await;
+            let mut desk = lock(&desk);
+            desk.in_flight.remove(&key);
+            match result {
+                Ok(()) => {}
+                // Nobody can tell whether it was done: the next look does.
+                Err(RuntimeError::Unavailable { message }) => {
+                    tracing::warn!(seat = %key, message, "the runtime does not answer");
+                }
+                Err(error) => {
+                    tracing::warn!(seat = %key, %generation, %error, "the seat could not be made");
+                    metrics::counter!("clarateach_seat_failures_total").increment(1);
+                    if matches!(error, RuntimeError::ImageNotFound { .. }) {
+                        app.progress.forget(runtime.kind(), &image);
+                    }
+                    let failures = desk.failures.entry(key.workshop.clone()).or_default();
+                    failures.insert((key.seat, generation), error.reason());
+                }
+            }
+            drop(desk);
+            wake.notify_one();
+        });
+    }
+
+    fn remove(&self, runtime: &Arc<dyn Runtime>, key: SeatKey, generation: clarateach_ids::Generation) {
+        if !self.begin(&key) {
+            return;
+        }
+        let (runtime, desk, wake) = (Arc::clone(runtime), Arc::clone(&self.desk), Arc::clone(&self.app.wake));
+        let calls = Arc::clone(&self.calls);
+        self.tasks.spawn(async move {
+            let _permit = calls.acquire().await;
+            let result = runtime.remove(&key, generation).await;
+            if let Err(error) = &result {
+                tracing::warn!(seat = %key, %generation, %error, "the seat could not be removed; it is tried again");
+                // Keeps the seat in flight for a moment, so that a broken backend isn't hammered.
+                tokio::time::sleep(STORE_RETRY).await;
+            }
+            lock(&desk).in_flight.remove(&key);
+            wake.notify_one();
+        });
+    }
+}
+
+fn by_workshop(environments: Vec<Environment>) -> HashMap<WorkshopId, Vec<Environment>> {
+    let mut map: HashMap<WorkshopId, Vec<Environment>> = HashMap::new();
+    for environment in environments {
+        map.entry(environment.key.workshop.clone()).or_default().push(environment);
+    }
+    map
+}
+
+/// Wakes the reconciler whenever a runtime's view changes.
+async fn watch(runtime: Arc<dyn Runtime>, wake: Arc<Notify>, stop: CancellationToken) {
+    let mut since = Revision::default();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            revision = runtime.watch(since) => {
+                since = revision;
+                wake.notify_one();
+            }
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! The plan against a world that fails at random: whatever happened, it converges, and never takes what it must not.
+
+use std::collections::{BTreeMap, HashSet};
+
+use clarateach_ids::{Generation, JoinCode, SeatKey, SeatNumber, UserId, WorkshopId};
+use clarateach_lifecycle::{SeatState, Wanted, WorkshopStatus};
+use clarateach_runtime::{Environment, EnvironmentState, Reason};
+use clarateach_store::{SeatRecord, WorkshopRecord};
+use jiff::{SignedDuration, Timestamp};
+use proptest::prelude::*;
+
+use super::plan::{Action, Failures, ImageState, Plan, Sight, plan};
+
+const SEATS: u32 = 4;
+
+/// A store and a runtime in one, as small as can be.
+#[derive(Debug)]
+struct World {
+    workshop: WorkshopRecord,
+    seats: Vec<(SeatRecord, bool)>,
+    environments: BTreeMap<u32, Environment>,
+    failures: Failures,
+    now: Timestamp,
+    image: ImageState,
+    purged: bool,
+}
+
+impl World {
+    fn new() -> Self {
+        let now = Timestamp::from_second(1_700_000_000).unwrap();
+        let id: WorkshopId = "w".parse().unwrap();
+        let seat = |n: u32| SeatRecord {
+            key: SeatKey { workshop: id.clone(), seat: SeatNumber::new(n).unwrap() },
+            generation: Generation(1),
+            state: SeatState::Pending,
+            reason: None,
+            attempts: 0,
+            retry_at: None,
+        };
+        Self {
+            seats: (1..=SEATS).map(|n| (seat(n), false)).collect(),
+            workshop: WorkshopRecord {
+                id,
+                owner: UserId::admin(),
+                name: "w".to_owned(),
+                join_code: JoinCode::random(),
+                seats: SEATS,
+                runtime: "simulated".to_owned(),
+                image: "i".to_owned(),
+                env_names: Vec::new(),
+                env_sealed: Vec::new(),
+                memory_mb: 1,
+                vcpus: 1,
+                disk_mb: 1,
+                wanted: Wanted::Running,
+                status: WorkshopStatus::Created,
+                reason: None,
+                locked: false,
+                ends_at: None,
+                created_at: now,
+            },
+            environments: BTreeMap::new(),
+            failures: Failures::new(),
+            now,
+            image: ImageState::Ready,
+            purged: false,
+        }
+    }
+
+    fn look(&mut self) -> Plan {
+        let environments: Vec<_> = self.environments.values().cloned().collect();
+        let failures = std::mem::take(&mut self.failures);
+        plan(&Sight {
+            workshop: &self.workshop,
+            seats: &self.seats,
+            environments: &environments,
+            in_flight: &HashSet::new(),
+            failures: &failures,
+            image: self.image.clone(),
+            now: self.now,
+        })
+    }
+
+    /// One look, written down and carried out; `works` says whether an apply does.
+    fn step(&mut self, works: bool) {
+        let decided = self.look();
+        for write in &decided.seats {
+            let (seat, held) = &mut self.seats[write.seat.get() as usize - 1];
+            assert!(write.next_generation >= seat.generation, "a generation never goes back");
+            if write.only_if_free && *held {
+                continue;
+            }
+            assert!(
+                !*held
+                    || write.next_generation == seat.generation
+                    || self
+                        .environments
+                        .values()
+                        .any(|e| { e.key.seat == write.seat && e.generation == write.next_generation }),
+                "a held seat is never made anew: {write:?}"
+            );
+            seat.generation = write.next_generation;
+            seat.state = write.state;
+            seat.reason.clone_from(&write.reason);
+            seat.attempts = write.attempts;
+            seat.retry_at = write.retry_at;
+        }
+        if let Some(status) = decided.status {
+            self.workshop.status = status;
+            self.workshop.reason = decided.reason;
+        }
+        for action in decided.actions {
+            match action {
+                Action::Remove(key, _) => drop(self.environments.remove(&key.seat.get())),
+                Action::Apply(seat, generation) if works => {
+                    let there = self.environments.get(&seat.get());
+                    assert!(there.is_none_or(|e| e.generation <= generation), "an apply is never stale");
+                    self.environments
+                        .insert(seat.get(), environment(seat, generation, EnvironmentState::Starting));
+                }
+                Action::Apply(seat, generation) => {
+                    self.failures.insert((seat, generation), Reason::new("RUNTIME_FAILED", "no"));
+                }
+            }
+        }
+        self.purged |= decided.purge;
+        self.now += SignedDuration::from_secs(1);
+    }
+
+    /// The world is kind from now on.
+    fn settle(&mut self) {
+        self.image = ImageState::Ready;
+        for _ in 0..400 {
+            for environment in self.environments.values_mut() {
+                if matches!(environment.state, EnvironmentState::Starting | EnvironmentState::Unresponsive) {
+                    environment.state = EnvironmentState::Ready;
+                }
+            }
+            self.step(true);
+        }
+    }
+}
+
+fn environment(seat: SeatNumber, generation: Generation, state: EnvironmentState) -> Environment {
+    Environment {
+        key: SeatKey { workshop: "w".parse().unwrap(), seat },
+        generation,
+        state,
+        reason: None,
+        address: None,
+        handle: None,
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Look { works: bool },
+    Becomes(u32, EnvironmentState),
+    Vanishes(u32),
+    Sits(u32),
+    Leaves(u32),
+    Image(bool),
+    RuntimeIsAhead(u32),
+    Later(i64),
+}
+
+fn events() -> impl Strategy<Value = Event> {
+    let seat = 1..=SEATS;
+    let state = prop_oneof![
+        Just(EnvironmentState::Starting),
+        Just(EnvironmentState::Ready),
+        Just(EnvironmentState::Unresponsive),
+        Just(EnvironmentState::Stopped),
+        Just(EnvironmentState::Failed),
+        Just(EnvironmentState::Removing),
+    ];
+    prop_oneof![
+        4 => any::<bool>().prop_map(|works| Event::Look { works }),
+        4 => (seat.clone(), state).prop_map(|(n, state)| Event::Becomes(n, state)),
+        1 => seat.clone().prop_map(Event::Vanishes),
+        2 => seat.clone().prop_map(Event::Sits),
+        1 => seat.clone().prop_map(Event::Leaves),
+        1 => any::<bool>().prop_map(Event::Image),
+        1 => seat.prop_map(Event::RuntimeIsAhead),
+        1 => (1..120i64).prop_map(Event::Later),
+    ]
+}
+
+fn happen(world: &mut World, event: &Event) {
+    match event {
+        Event::Look { works } => world.step(*works),
+        Event::Becomes(n, state) => {
+            if let Some(environment) = world.environments.get_mut(n) {
+                environment.state = *state;
+            }
+        }
+        Event::Vanishes(n) => drop(world.environments.remove(n)),
+        Event::Sits(n) => {
+            let (seat, held) = &mut world.seats[*n as usize - 1];
+            *held |= seat.state == SeatState::Ready;
+        }
+        Event::Leaves(n) => {
+            let (seat, held) = &mut world.seats[*n as usize - 1];
+            if std::mem::take(held) {
+                seat.generation = seat.generation.next();
+                seat.state = SeatState::Pending;
+            }
+        }
+        Event::Image(ready) => {
+            world.image = if *ready {
+                ImageState::Ready
+            } else {
+                ImageState::Failed(Reason::new("IMAGE_NOT_FOUND", "no such image"))
+            };
+        }
+        Event::RuntimeIsAhead(n) => {
+            if let Some(environment) = world.environments.get_mut(n) {
+                environment.generation = environment.generation.next();
+            }
+        }
+        Event::Later(seconds) => world.now += SignedDuration::from_secs(*seconds),
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_happened_it_converges(history in prop::collection::vec(events(), 0..60)) {
+        let mut world = World::new();
+        for event in &history {
+            happen(&mut world, event);
+        }
+        // An environment that someone is still removing goes away in the end.
+        world.environments.retain(|_, e| e.state != EnvironmentState::Removing);
+        world.settle();
+        prop_assert_eq!(world.workshop.status, WorkshopStatus::Running);
+        for (seat, _) in &world.seats {
+            prop_assert_eq!(seat.state, SeatState::Ready, "{:?}", seat);
+            prop_assert_eq!(world.environments[&seat.key.seat.get()].generation, seat.generation);
+        }
+        let again = world.look();
+        prop_assert_eq!(again, Plan::default(), "a settled workshop is left alone");
+    }
+
+    #[test]
+    fn whatever_happened_nothing_is_left(history in prop::collection::vec(events(), 0..60)) {
+        let mut world = World::new();
+        for event in &history {
+            happen(&mut world, event);
+        }
+        world.workshop.wanted = Wanted::Deleted;
+        prop_assert!(!world.look().purge || world.environments.is_empty());
+        for _ in 0..3 {
+            world.step(true);
+        }
+        prop_assert!(world.environments.is_empty());
+        prop_assert!(world.purged);
+    }
+}
+
+#[test]
+fn a_held_seat_whose_environment_ends_is_restarted_in_place_at_once() {
+    let mut world = World::new();
+    world.settle();
+    world.seats[0].1 = true;
+    let generation = world.seats[0].0.generation;
+    world.environments.get_mut(&1).unwrap().state = EnvironmentState::Stopped;
+    let decided = world.look();
+    assert_eq!(decided.actions, [Action::Apply(SeatNumber::new(1).unwrap(), generation)]);
+    assert_eq!(decided.seats[0].state, SeatState::Unreachable);
+    assert_eq!(decided.seats[0].next_generation, generation);
+}
+
+#[test]
+fn a_free_seat_that_keeps_failing_is_shown_as_failed_and_tried_ever_more_slowly() {
+    let mut world = World::new();
+    let mut tries = 0;
+    for _ in 0..600 {
+        let before = world.failures.len();
+        world.step(false);
+        tries += world.failures.len() - before.min(world.failures.len());
+    }
+    assert!(world.seats.iter().all(|(seat, _)| seat.state == SeatState::Failed));
+    assert_eq!(world.workshop.status, WorkshopStatus::Error);
+    assert!(world.workshop.reason.is_some());
+    assert!(tries < 20 * SEATS as usize, "{tries}");
+    world.settle();
+    assert_eq!(world.workshop.status, WorkshopStatus::Running);
+}
+
+#[test]
+fn an_image_that_cannot_be_had_makes_the_workshop_an_error_that_says_so() {
+    let mut world = World::new();
+    world.image = ImageState::Failed(Reason::new("IMAGE_NOT_FOUND", "no such image"));
+    world.step(true);
+    world.step(true);
+    assert_eq!(world.workshop.status, WorkshopStatus::Error);
+    assert_eq!(world.workshop.reason.as_ref().unwrap().0, "IMAGE_NOT_FOUND");
+    assert!(world.environments.is_empty());
+}

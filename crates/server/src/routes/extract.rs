@@ -1,0 +1,147 @@
+//! Requests → checked values: who calls, under which URL, with which body. Refusals are the API's errors.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::StatusCode;
+use axum::http::header;
+use axum::http::request::Parts;
+use clarateach_api::ErrorCode;
+use serde::de::DeserializeOwned;
+
+use super::guard::{Base, Peer};
+use super::reply::Failure;
+use crate::app::App;
+use crate::app::access::Caller;
+
+/// Name of the login cookie.
+pub const LOGIN_COOKIE: &str = "clarateach_login";
+
+/// A JSON body of type `T`.
+#[derive(Debug)]
+pub struct JsonBody<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+        let is_json = request
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.split(';').next())
+            .is_some_and(|mime| mime.trim().eq_ignore_ascii_case("application/json"));
+        if !is_json {
+            return Err(Failure::new(
+                ErrorCode::UnsupportedMediaType,
+                "Send the body as JSON, with Content-Type: application/json.",
+            ));
+        }
+        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| too_large(&rejection))?;
+        let mut json = serde_json::Deserializer::from_slice(&bytes);
+        let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+            let path = error.path().to_string();
+            let inner = error.into_inner();
+            if inner.is_data() {
+                let field = if path == "." { String::new() } else { format!("{path}: ") };
+                Failure::new(ErrorCode::InvalidField, format!("{field}{inner}"))
+            } else {
+                Failure::new(ErrorCode::MalformedJson, format!("The body is not JSON: {inner}"))
+            }
+        })?;
+        json.end().map_err(|error| {
+            Failure::new(ErrorCode::MalformedJson, format!("The body has something behind the JSON: {error}"))
+        })?;
+        Ok(Self(value))
+    }
+}
+
+fn too_large(rejection: &BytesRejection) -> Failure {
+    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        Failure::new(ErrorCode::TooLarge, "The body is too large; this call takes at most 256 KiB.")
+    } else {
+        Failure::new(ErrorCode::BadRequest, "The body could not be read to its end.")
+    }
+}
+
+/// A parsed path; what does not parse is not there.
+#[derive(Debug)]
+pub struct PathOf<T>(pub T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathOf<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        Path::<T>::from_request_parts(parts, state)
+            .await
+            .map(|Path(value)| Self(value))
+            .map_err(|rejection| Failure::new(ErrorCode::NotFound, rejection.body_text()))
+    }
+}
+
+fn cookie<'a>(parts: &'a Parts, name: &str) -> Option<&'a str> {
+    parts
+        .headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find_map(|(key, value)| (key == name).then_some(value))
+}
+
+/// The bearer token of a request.
+pub fn bearer(parts: &Parts) -> Option<&str> {
+    let value = parts.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
+impl FromRequestParts<Arc<App>> for Caller {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Failure> {
+        if !app.login_required() {
+            return Ok(Self::Admin);
+        }
+        if let Some(token) = bearer(parts) {
+            let peer = parts.extensions.get::<Peer>().copied();
+            if let Some(Peer(address)) = peer {
+                app.throttle.admit(address)?;
+            }
+            let caller = app.caller_by_token(token).await?;
+            if let (Self::Anonymous, Some(Peer(address))) = (&caller, peer) {
+                app.throttle.failed(address);
+            }
+            return Ok(caller);
+        }
+        match cookie(parts, LOGIN_COOKIE) {
+            Some(value) => Ok(app.caller_by_cookie(value, jiff::Timestamp::now()).await?),
+            None => Ok(Self::Anonymous),
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Peer {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        parts.extensions.get::<Self>().copied().ok_or_else(|| {
+            Failure::new(ErrorCode::BadRequest, "The address that the request comes from is not known.")
+        })
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Base {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        parts
+            .extensions
+            .get::<Self>()
+            .cloned()
+            .ok_or_else(|| Failure::new(ErrorCode::BadRequest, "Send a Host header."))
+    }
+}

@@ -1,0 +1,229 @@
+//! Puts the parts together and takes them apart again.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use clarateach_gateway::{Gateway, GatewayConfig, Limits, PreviewDomain, Scheme};
+use clarateach_ids::InstallationId;
+use clarateach_runtime::Runtime;
+use clarateach_runtime_docker::{DockerConfig, DockerRuntime};
+//PROC use clarateach_runtime_process::{ProcessConfig, ProcessRuntime};
+use clarateach_runtime_simulated::{SimulatedConfig, SimulatedRuntime};
+use clarateach_seatproto::token::Verifier;
+use clarateach_store::sqlite::{DatabaseUrl, SqliteStore};
+use clarateach_store::{Store, StoreError};
+use jiff::Timestamp;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::app::App;
+use crate::app::directory::Directory;
+use crate::app::runtimes::Runtimes;
+use crate::app::seal::Sealer;
+use crate::app::signer::{Signer, SignerError};
+use crate::app::throttle::Throttle;
+use crate::config::{Config, Listen};
+use crate::{routes, serve, tasks, workspace_bin};
+
+/// How many environments a single machine's runtimes hold at most.
+const LOCAL_CAPACITY: u32 = 2000;
+
+/// Why the server did not start. Each says what and why in one line.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// `DATABASE_URL` can't be used.
+    #[error("DATABASE_URL: {0}")]
+    Database(String),
+    /// The state directory can't be used.
+    #[error("STATE_DIR: {}: {source}", .path.display())]
+    StateDir {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The address can't be listened on.
+    #[error("PORT: can't listen on {address}: {source}; is another server running there?")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The store failed.
+    #[error("the database: {0}")]
+    Store(#[from] StoreError),
+    /// The signing keys can't be used.
+    #[error("{0}")]
+    Keys(#[from] SignerError),
+}
+
+/// A server that runs.
+#[derive(Debug)]
+pub struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its parts, for tests.
+    pub app: Arc<App>,
+    serving: JoinHandle<()>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Running {
+    /// Stops listening, lets requests under way finish, closes the store. Seats go on running.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.app.closing.cancel();
+        self.app.gateway.shutdown().await;
+        let _ = self.serving.await;
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.app.store.close().await;
+    }
+}
+
+/// Starts a server with the runtimes that this machine has.
+///
+/// # Errors
+/// See [`StartError`].
+pub async fn start(config: Config) -> Result<Running, StartError> {
+    let database = database_path(&config)?;
+    let store = SqliteStore::open(&database).map_err(|error| StartError::Database(error.to_string()))?;
+    let state_dir = config.state_dir.clone().unwrap_or_else(|| beside(&database));
+    private_dir(&state_dir).map_err(|source| StartError::StateDir { path: state_dir.clone(), source })?;
+    let store: Arc<dyn Store> = Arc::new(store);
+    let installation = store.installation().await?;
+    let sealer = Sealer::open(config.access.server_key.as_ref(), &state_dir)
+        .map_err(|source| StartError::StateDir { path: state_dir.clone(), source })?;
+    let listener = TcpListener::bind(config.listen.address)
+        .await
+        .map_err(|source| StartError::Listen { address: config.listen.address, source })?;
+    let address = listener
+        .local_addr()
+        .map_err(|source| StartError::Listen { address: config.listen.address, source })?;
+    let (signer, keys) = Signer::load(&*store, &sealer, installation.clone(), Timestamp::now()).await?;
+
+    let sealer = Arc::new(sealer);
+    let runtimes = Arc::new(Runtimes::new(
+        runtimes(&config, &installation, &state_dir),
+        config.listen.address.ip().is_loopback(),
+    ));
+    let directory = Arc::new(Directory::new(
+        Arc::clone(&store),
+        Arc::clone(&runtimes),
+        Arc::clone(&sealer),
+        installation.clone(),
+    ));
+    let gateway = Gateway::new(
+        gateway_config(&config.listen, address.port()),
+        Arc::clone(&directory) as Arc<dyn clarateach_gateway::SeatDirectory>,
+        Verifier::new(installation.clone(), &keys),
+    );
+    let app = Arc::new(App {
+        store,
+        runtimes,
+        gateway,
+        directory,
+        sealer,
+        signer,
+        installation,
+        wake: Arc::new(Notify::new()),
+        progress: Arc::default(),
+        throttle: Throttle::default(),
+        closing: CancellationToken::new(),
+        started: Instant::now(),
+        config,
+    });
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    tasks::spawn(&app, &tasks, &stop);
+    let serving = tokio::spawn(serve::serve(listener, routes::router(Arc::clone(&app)), stop.clone()));
+    tracing::info!(%address, database = %database.display(), "Server runs on http://localhost:{}", address.port());
+    Ok(Running { address, app, serving, tasks, stop })
+}
+
+fn database_path(config: &Config) -> Result<PathBuf, StartError> {
+    match config.database_url.parse::<DatabaseUrl>() {
+        Ok(DatabaseUrl::SqliteFile(path)) => Ok(path),
+        Ok(DatabaseUrl::SqliteMemory) => Err(StartError::Database(
+            "a server needs a file: what is in memory is gone at its end".to_owned(),
+        )),
+        Err(error) => Err(StartError::Database(error.to_string())),
+    }
+}
+
+/// `clarateach.state` beside `clarateach.db`.
+fn beside(database: &Path) -> PathBuf {
+    database.with_extension("state")
+}
+
+fn private_dir(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn gateway_config(listen: &Listen, port: u16) -> GatewayConfig {
+    let https = listen.public_url.as_ref().is_some_and(|url| url.https);
+    let public_port = match &listen.public_url {
+        Some(url) => url.authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok()),
+        None => Some(port),
+    };
+    let scheme = if https { Scheme::Https } else { Scheme::Http };
+    let origins = listen.public_url.iter().filter_map(|url| url.to_string().parse().ok()).collect();
+    GatewayConfig {
+        public_origins: origins,
+        same_host_origin: listen.public_url.is_none(),
+        previews: listen.preview_domain.clone().map(|domain| PreviewDomain {
+            domain,
+            scheme,
+            port: public_port,
+        }),
+        secure_cookies: https,
+        limits: Limits::default(),
+    }
+}
+
+/// Docker always (it may come up later), processes where only this machine can reach them, simulated when asked for.
+fn runtimes(config: &Config, installation: &InstallationId, state_dir: &Path) -> Vec<Arc<dyn Runtime>> {
+    let mut runtimes: Vec<Arc<dyn Runtime>> = Vec::new();
+    match workspace_bin::find(config.seats.workspace_bin.as_deref()) {
+        Ok(bin) => {
+            tracing::info!(path = %bin.path.display(), "seats get this workspace binary");
+            if !bin.is_static {
+                tracing::warn!(
+                    "the workspace binary is dynamically linked, so it runs only in images with the same C library; \
+                     build the static one with scripts/build-workspace.sh"
+                );
+            }
+            let docker = DockerConfig {
+                socket: PathBuf::from(&config.seats.docker_host),
+                ..DockerConfig::new(
+                    installation.clone(),
+                    bin.path.clone(),
+                    state_dir.join("docker"),
+                    LOCAL_CAPACITY,
+                )
+            };
+            match DockerRuntime::connect(docker) {
+                Ok(runtime) => runtimes.push(Arc::new(runtime)),
+                Err(error) => tracing::error!(%error, "no docker runtime"),
+            }
+            //PROCBLOCK
+        }
+        Err(error) => tracing::error!(
+            %error,
+            "no workspace binary, so no docker and no process runtime; build it with scripts/build-workspace.sh \
+             or set WORKSPACE_BIN"
+        ),
+    }
+    if config.seats.simulated {
+        tracing::warn!("the simulated runtime is on: its seats are not real");
+        runtimes.push(Arc::new(SimulatedRuntime::new(SimulatedConfig::default())));
+    }
+    runtimes
+}

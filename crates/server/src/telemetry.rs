@@ -1,0 +1,81 @@
+//! The log and the measurements.
+
+use std::io::IsTerminal;
+use std::sync::OnceLock;
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+
+use crate::app::App;
+use crate::config::{Config, ConfigError, LogFormat};
+
+static PROMETHEUS: OnceLock<PrometheusHandle> = OnceLock::new();
+
+const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Starts the log as the settings say.
+///
+/// # Errors
+/// When `RUST_LOG` is not a filter.
+pub fn start_log(config: &Config) -> Result<(), ConfigError> {
+    let filter = EnvFilter::try_new(&config.log_filter).map_err(|error| ConfigError {
+        variable: "RUST_LOG",
+        problem: format!("{error}; it takes a filter such as info or clarateach_server=debug"),
+    })?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    // A second start in one process (tests) keeps the first log.
+    let _ = match config.log_format {
+        LogFormat::Text => log.try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+    Ok(())
+}
+
+/// Starts to measure.
+pub fn start_metrics() {
+    let builder = PrometheusBuilder::new();
+    let builder = match builder.set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS) {
+        Ok(builder) => builder,
+        Err(_) => PrometheusBuilder::new(),
+    };
+    if let Ok(handle) = builder.install_recorder() {
+        let _ = PROMETHEUS.set(handle);
+    }
+    metrics::describe_counter!("clarateach_joins_total", "Joins by outcome.");
+    metrics::describe_counter!("clarateach_seat_failures_total", "Seats that could not be made.");
+    metrics::describe_histogram!("clarateach_http_seconds", "Time to answer, by route and status.");
+    metrics::describe_histogram!("clarateach_reconcile_seconds", "Time of one look of the reconciler.");
+    metrics::describe_gauge!("clarateach_seats", "Seats by state.");
+    metrics::describe_gauge!("clarateach_workshops", "Workshops there are.");
+    metrics::describe_gauge!("clarateach_waiting", "Learners in line.");
+    metrics::describe_gauge!("clarateach_connected_sessions", "Sessions with a stream open.");
+}
+
+/// Sets the gauges to what is so now.
+pub async fn gauges(app: &App) {
+    let Ok(workshops) = app.store.workshops(None).await else { return };
+    let sum = |of: fn(&clarateach_store::WorkshopCounts) -> u32| {
+        f64::from(workshops.iter().map(|(_, counts)| of(counts)).sum::<u32>())
+    };
+    metrics::gauge!("clarateach_seats", "state" => "pending").set(sum(|c| c.pending));
+    metrics::gauge!("clarateach_seats", "state" => "starting").set(sum(|c| c.starting));
+    metrics::gauge!("clarateach_seats", "state" => "ready").set(sum(|c| c.ready));
+    metrics::gauge!("clarateach_seats", "state" => "occupied").set(sum(|c| c.occupied));
+    metrics::gauge!("clarateach_seats", "state" => "unreachable").set(sum(|c| c.unreachable));
+    metrics::gauge!("clarateach_seats", "state" => "failed").set(sum(|c| c.failed));
+    metrics::gauge!("clarateach_waiting").set(sum(|c| c.waiting));
+    #[allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+    {
+        metrics::gauge!("clarateach_workshops").set(workshops.len() as f64);
+        metrics::gauge!("clarateach_connected_sessions").set(app.gateway.connected().len() as f64);
+    }
+}
+
+/// All measurements in Prometheus' text format.
+#[must_use]
+pub fn render() -> String {
+    PROMETHEUS.get().map(PrometheusHandle::render).unwrap_or_default()
+}
