@@ -140,7 +140,8 @@ async fn until(
 pub async fn until_ready(runtime: &dyn Runtime, key: &SeatKey, generation: u64) -> Environment {
     let ready = |found: Option<&Environment>| {
         let state = found.map(|e| e.state);
-        assert_ne!(state, Some(EnvironmentState::Failed), "{found:?}");
+        let hopeless = matches!(state, Some(EnvironmentState::Failed | EnvironmentState::Stopped));
+        assert!(!hopeless, "{found:?}");
         state == Some(EnvironmentState::Ready)
             && found.is_some_and(|e| e.generation == Generation(generation))
     };

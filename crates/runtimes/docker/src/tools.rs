@@ -129,8 +129,28 @@ async fn mark(path: &Path) -> io::Result<Mark> {
 
 async fn read(path: &Path) -> io::Result<Binary> {
     let bytes = Bytes::from(tokio::fs::read(path).await?);
+    if asks_for_an_interpreter(&bytes) {
+        let message =
+            "it is not static, so it can't run in every image; scripts/build-workspace.sh makes one that is";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+    }
     let digest = blake3::hash(&bytes).to_hex()[..16].to_owned();
     Ok(Binary { bytes, digest })
+}
+
+/// Whether a 64-bit little-endian ELF file has a PT_INTERP program header, see elf(5).
+fn asks_for_an_interpreter(elf: &[u8]) -> bool {
+    const PT_INTERP: [u8; 4] = [3, 0, 0, 0];
+    let number = |at: usize, length: usize| {
+        let bytes = elf.get(at..at + length)?;
+        Some(bytes.iter().rev().fold(0usize, |number, byte| (number << 8) | usize::from(*byte)))
+    };
+    let (Some(table), Some(size), Some(count)) = (number(32, 8), number(54, 2), number(56, 2)) else {
+        return false;
+    };
+    (0..count).any(|n| {
+        elf.get(table.saturating_add(n * size)..).is_some_and(|header| header.starts_with(&PT_INTERP))
+    })
 }
 
 async fn fill(

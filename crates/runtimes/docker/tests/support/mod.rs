@@ -13,18 +13,18 @@ use clarateach_testkit::leaks::{self, run};
 use clarateach_testkit::{seat_binary, skip};
 use tempfile::TempDir;
 
-pub const BUSYBOX: &str = "clarateach-test-busybox";
+pub(crate) const BUSYBOX: &str = "clarateach-test-busybox";
 
-pub struct Docker {
-    pub installation: InstallationId,
-    pub state: TempDir,
-    pub workspace: PathBuf,
-    pub capacity: u32,
+pub(crate) struct Docker {
+    pub(crate) installation: InstallationId,
+    pub(crate) state: TempDir,
+    pub(crate) workspace: PathBuf,
+    pub(crate) capacity: u32,
     foreign: InstallationId,
 }
 
 /// None, and the test is noted as skipped, where there is no Engine.
-pub async fn docker(test: &str) -> Option<Docker> {
+pub(crate) async fn docker(test: &str) -> Option<Docker> {
     if let Err(reason) = available() {
         skip(&format!("docker::{test}"), &reason);
         return None;
@@ -47,12 +47,12 @@ pub async fn docker(test: &str) -> Option<Docker> {
 }
 
 impl Docker {
-    pub fn config(&self) -> DockerConfig {
+    pub(crate) fn config(&self) -> DockerConfig {
         let state = self.state.path().to_owned();
         DockerConfig::new(self.installation.clone(), self.workspace.clone(), state, self.capacity)
     }
 
-    pub fn label(&self) -> String {
+    pub(crate) fn label(&self) -> String {
         format!("io.clarateach.installation={}", self.installation)
     }
 
@@ -61,7 +61,7 @@ impl Docker {
     }
 
     /// The id of the seat's container.
-    pub fn container(&self, key: &SeatKey) -> String {
+    pub(crate) fn container(&self, key: &SeatKey) -> String {
         let filters = [
             format!("label={}", self.label()),
             format!("label=io.clarateach.workshop={}", key.workshop),
