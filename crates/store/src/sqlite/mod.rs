@@ -55,7 +55,7 @@ impl SqliteStore {
     async fn read<T, F>(&self, operation: &'static str, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Outcome<T> + Send + 'static,
+        F: Fn(&Connection) -> Outcome<T> + Send + 'static,
     {
         match &self.readers {
             Some(readers) => {
@@ -65,14 +65,14 @@ impl SqliteStore {
                 }
                 readers.ask(operation, work).await
             }
-            None => self.writer.ask(operation, |write| work(write.db)).await,
+            None => self.writer.ask(operation, move |write| work(write.db)).await,
         }
     }
 
     async fn write<T, F>(&self, operation: &'static str, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Write<'_>) -> Outcome<T> + Send + 'static,
+        F: Fn(&mut Write<'_>) -> Outcome<T> + Send + 'static,
     {
         self.writer.ask(operation, work).await
     }

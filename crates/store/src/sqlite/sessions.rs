@@ -102,6 +102,14 @@ pub(super) fn first_in_line(db: &Connection, workshop: &WorkshopId) -> Outcome<O
     Ok(statement.query_row([workshop.as_str()], rows::session).optional()?)
 }
 
+/// The order of somebody who comes to the end of the line.
+fn end_of_line(db: &Connection, workshop: &WorkshopId) -> Outcome<i64> {
+    let mut statement = db.prepare_cached(
+        "SELECT coalesce(max(line), 0) + 1 FROM sessions WHERE workshop_id = ?1 AND state = 'waiting'",
+    )?;
+    Ok(statement.query_row([workshop.as_str()], |row| row.get(0))?)
+}
+
 /// Records a new session: active when it has a seat, else last in line.
 pub(super) fn insert(
     write: &mut Write<'_>,
@@ -109,22 +117,24 @@ pub(super) fn insert(
     code: &CodeHash,
     client_id: Option<&str>,
 ) -> Outcome<()> {
+    let line = match session.state {
+        SessionState::Waiting => Some(end_of_line(write.db, &session.workshop)?),
+        SessionState::Active | SessionState::Ended => None,
+    };
+    // Plain values only: with a comparison to one of them SQLite would plan the statement anew at each use.
     write
         .db
         .prepare_cached(
             "INSERT INTO sessions (id, workshop_id, state, seat, line, code_hash, client_id, name, created_at,
                  last_seen_at)
-             VALUES (?1, ?2, ?3, ?4,
-                 CASE ?3 WHEN 'waiting' THEN
-                     (SELECT coalesce(max(line), 0) + 1 FROM sessions WHERE workshop_id = ?2 AND state = 'waiting')
-                 END,
-                 ?5, ?6, ?7, ?8, ?9)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         )?
         .execute(rusqlite::params![
             session.id.as_str(),
             session.workshop.as_str(),
             session.state.as_str(),
             session.seat.map(SeatNumber::get),
+            line,
             code.0,
             client_id,
             session.name,

@@ -1,7 +1,11 @@
 //! The one thread that writes.
 //!
-//! It takes all work that waits and runs it in one transaction, a savepoint for each piece, so that a class that joins
-//! at once pays for a few waits for the disk and not for hundreds. Answers go out after the commit.
+//! It takes all work that waits and runs it in one transaction, so that a class that joins at once pays for a few waits
+//! for the disk and not for hundreds. Answers go out after the commit.
+//!
+//! Work that is refused must take back what it changed, and nothing else. Savepoints do that, and cost a copy of every
+//! page they may have to bring back; refusals nearly always come before the first change. So a group runs without
+//! them first, and again with a savepoint for each piece when one was refused half-way.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -30,7 +34,7 @@ pub(super) struct Write<'a> {
 
 /// A piece of work and whoever waits for it.
 trait Job: Send {
-    /// Runs it; what it changed is taken back by the caller when it fails.
+    /// Runs it, maybe a second time after a rollback; what it changed is taken back by the caller when it fails.
     fn run(&mut self, write: &mut Write<'_>) -> Result<(), Option<Fault>>;
     /// Answers.
     fn finish(self: Box<Self>, committed: Result<(), Fault>);
@@ -38,7 +42,7 @@ trait Job: Send {
 
 struct Ask<T, F> {
     operation: &'static str,
-    work: Option<F>,
+    work: F,
     outcome: Option<Result<T, StoreError>>,
     reply: oneshot::Sender<Result<T, StoreError>>,
 }
@@ -46,11 +50,10 @@ struct Ask<T, F> {
 impl<T, F> Job for Ask<T, F>
 where
     T: Send,
-    F: FnOnce(&mut Write<'_>) -> Outcome<T> + Send,
+    F: Fn(&mut Write<'_>) -> Outcome<T> + Send,
 {
     fn run(&mut self, write: &mut Write<'_>) -> Result<(), Option<Fault>> {
-        let Some(work) = self.work.take() else { return Ok(()) };
-        match work(write) {
+        match (self.work)(write) {
             Ok(value) => {
                 self.outcome = Some(Ok(value));
                 Ok(())
@@ -111,10 +114,10 @@ impl Writer {
     pub(super) async fn ask<T, F>(&self, operation: &'static str, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Write<'_>) -> Outcome<T> + Send + 'static,
+        F: Fn(&mut Write<'_>) -> Outcome<T> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let job = Box::new(Ask { operation, work: Some(work), outcome: None, reply });
+        let job = Box::new(Ask { operation, work, outcome: None, reply });
         let closed = || StoreError::Unavailable { message: "it has been closed".to_owned() };
         let queue = self.queue.as_ref().ok_or_else(closed)?;
         queue.send(Message::Work(job)).await.map_err(|_| closed())?;
@@ -251,6 +254,38 @@ impl Loop {
 
 fn transact(db: &Connection, group: &mut [Box<dyn Job>], woken: &mut Vec<WorkshopId>) -> Result<(), Fault> {
     run(db, "BEGIN IMMEDIATE")?;
+    if !run_lightly(db, group, woken)? {
+        run(db, "ROLLBACK")?;
+        woken.clear();
+        run(db, "BEGIN IMMEDIATE")?;
+        run_in_savepoints(db, group, woken)?;
+    }
+    run(db, "COMMIT")
+}
+
+/// False when work was refused after it had changed something.
+fn run_lightly(
+    db: &Connection,
+    group: &mut [Box<dyn Job>],
+    woken: &mut Vec<WorkshopId>,
+) -> Result<bool, Fault> {
+    for job in group {
+        let changes = db.total_changes();
+        match job.run(&mut Write { db, woken }) {
+            Ok(()) => {}
+            Err(Some(fault)) => return Err(fault),
+            Err(None) if db.total_changes() == changes => {}
+            Err(None) => return Ok(false),
+        }
+    }
+    Ok(true)
+}
+
+fn run_in_savepoints(
+    db: &Connection,
+    group: &mut [Box<dyn Job>],
+    woken: &mut Vec<WorkshopId>,
+) -> Result<(), Fault> {
     for job in group {
         run(db, "SAVEPOINT job")?;
         let already = woken.len();
@@ -264,7 +299,7 @@ fn transact(db: &Connection, group: &mut [Box<dyn Job>], woken: &mut Vec<Worksho
         }
         run(db, "RELEASE job")?;
     }
-    run(db, "COMMIT")
+    Ok(())
 }
 
 fn run(db: &Connection, sql: &'static str) -> Result<(), Fault> {
