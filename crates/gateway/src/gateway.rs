@@ -84,7 +84,8 @@ impl Gateway {
         gateway
     }
 
-    /// What is to be nested at `/proxy/{workshop}/{seat}` (`Router::nest`, with these names of the parameters).
+    /// What is to be nested at `/proxy/{workshop}/{seat}`, with these names of the parameters: by
+    /// `Router::nest_service`, which also matches the endpoint with a slash and nothing behind it.
     pub fn router(self: &Arc<Self>) -> Router {
         Router::new().fallback(at_seat).with_state(self.clone())
     }

@@ -136,9 +136,9 @@ impl Leases {
             instructor: claims.role == Role::Instructor,
         };
         let now = Instant::now();
-        let left = u64::try_from(claims.exp - Timestamp::now().as_second()).unwrap_or(0);
+        let left = u64::try_from(claims.exp * 1000 - Timestamp::now().as_millisecond()).unwrap_or(0);
         let terms = Terms {
-            until: now + Duration::from_secs(left),
+            until: now + Duration::from_millis(left),
             until_unix: claims.exp,
             generation: claims.generation,
             ended: None,
