@@ -58,6 +58,22 @@ pub(crate) fn string_into(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
+/// Appends a number.
+pub(crate) fn number_into(out: &mut Vec<u8>, number: u64) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    let mut left = number;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (left % 10) as u8;
+        left /= 10;
+        if left == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
 /// How many leading bytes surely need no escape, eight at a time: a byte needs one when it is below 0x20, `"` or `\`.
 fn plain_prefix(bytes: &[u8]) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
@@ -92,6 +108,13 @@ mod tests {
             let mut out = Vec::new();
             string_into(&mut out, &text);
             prop_assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
+        }
+
+        #[test]
+        fn numbers_are_written_as_usual(number: u64) {
+            let mut out = Vec::new();
+            number_into(&mut out, number);
+            prop_assert_eq!(String::from_utf8(out).unwrap(), number.to_string());
         }
 
         #[test]

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use clarateach_seatproto::files::{Change, MAX_CONTENT_BYTES, Write};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
-use super::{archive, change, content, list, raw, root::relative};
+use super::{archive, change, content, raw, root::relative, shared::Question};
 use crate::{
     http::{Answer, Refusal, Request, json, json_bytes, no_content, query, read_json},
     server::Seat,
@@ -38,8 +38,8 @@ pub(crate) async fn route(seat: Rc<Seat>, path: &str, request: Request) -> Answe
         }
         expect(&request, Method::GET)?;
         let path = relative(&query(request.uri(), "path")?.unwrap_or_default())?;
-        let listing = seat.files.run(move |root| list::listing(root, &path)).await?;
-        return Ok(json_bytes(StatusCode::OK, listing.into()));
+        let listing = seat.files.ask(Question::Listing(path)).await?;
+        return Ok(json_bytes(StatusCode::OK, listing));
     };
     let path = decode(encoded)?;
     if path.is_empty() && *request.method() != Method::GET {
@@ -47,14 +47,8 @@ pub(crate) async fn route(seat: Rc<Seat>, path: &str, request: Request) -> Answe
     }
     match *request.method() {
         Method::GET => {
-            let answer = seat
-                .files
-                .run(move |root| match content::read(root, &path) {
-                    Err(refusal) if refusal.code == "IS_DIRECTORY" => list::listing(root, &path),
-                    other => other,
-                })
-                .await?;
-            Ok(json_bytes(StatusCode::OK, answer.into()))
+            let answer = seat.files.ask(Question::Content(path)).await?;
+            Ok(json_bytes(StatusCode::OK, answer))
         }
         Method::PUT => {
             let expected = expected_version(request.headers())?;

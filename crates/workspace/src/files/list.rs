@@ -2,7 +2,6 @@
 
 use std::{
     ffi::CString,
-    io::Write,
     mem::MaybeUninit,
     os::fd::{AsFd, OwnedFd},
 };
@@ -48,13 +47,18 @@ fn of_directory(path: &str, directory: &OwnedFd) -> Result<Vec<u8>, Errno> {
         out.extend_from_slice(if first { br#"{"name":"# } else { br#",{"name":"# });
         first = false;
         json::string_into(&mut out, &name.to_string_lossy());
-        let _ = write!(
-            out,
-            r#","type":"{kind}","size":{},"mtime":{},"mode":{}}}"#,
-            stat.st_size,
-            version::mtime(&stat),
-            version::mode(&stat)
-        );
+        let numbers = [
+            (&br#"","size":"#[..], stat.st_size.unsigned_abs()),
+            (br#","mtime":"#, version::mtime(&stat).max(0).unsigned_abs()),
+            (br#","mode":"#, version::mode(&stat).into()),
+        ];
+        out.extend_from_slice(br#","type":""#);
+        out.extend_from_slice(kind.as_bytes());
+        for (name, number) in numbers {
+            out.extend_from_slice(name);
+            json::number_into(&mut out, number);
+        }
+        out.push(b'}');
     }
     out.extend_from_slice(if truncated { br#"],"truncated":true}"# } else { b"]}" });
     Ok(out)

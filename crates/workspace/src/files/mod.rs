@@ -13,13 +13,18 @@ mod ownership;
 mod pool;
 mod raw;
 mod root;
+mod shared;
 mod version;
 mod watch;
 
 use std::{path::PathBuf, rc::Rc, sync::Arc};
 
 pub(crate) use self::{http::route, ownership::give_to_learner, watch::Watch};
-use self::{pool::Pool, root::Root};
+use self::{
+    pool::Pool,
+    root::Root,
+    shared::{Question, Questions},
+};
 use crate::{http::Refusal, learner::Learner};
 
 /// The files of the seat.
@@ -28,6 +33,7 @@ pub(crate) struct Files {
     root: Arc<Root>,
     pool: Rc<Pool>,
     archives: Arc<tokio::sync::Semaphore>,
+    questions: Questions,
 }
 
 impl Files {
@@ -37,6 +43,7 @@ impl Files {
             root: Arc::new(Root::open(path)?),
             pool: Rc::new(Pool::start(learner)?),
             archives: archive::permits(),
+            questions: Questions::default(),
         })
     }
 
@@ -52,6 +59,11 @@ impl Files {
             .map_err(|e| Refusal::from_errno(e, &path))
         })
         .await
+    }
+
+    /// A listing or a file's content, as JSON.
+    async fn ask(&self, question: Question) -> Result<bytes::Bytes, Refusal> {
+        self.questions.ask(question, &self.root, &self.pool).await
     }
 
     /// Does work on files as the learner, off the main thread.

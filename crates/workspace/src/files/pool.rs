@@ -80,9 +80,13 @@ impl Pool {
         work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
         let (answer, answered) = oneshot::channel();
-        let job = Box::new(move || drop(answer.send(work())));
-        self.jobs.send(job).map_err(|e| Refusal::internal(&e))?;
+        self.submit(move || drop(answer.send(work())))?;
         answered.await.map_err(|e| Refusal::internal(&e))?
+    }
+
+    /// Lets a job be done on one of the threads.
+    pub(super) fn submit(&self, job: impl FnOnce() + Send + 'static) -> Result<(), Refusal> {
+        self.jobs.send(Box::new(job)).map_err(|e| Refusal::internal(&e))
     }
 
     /// Runs something long on a thread of its own.

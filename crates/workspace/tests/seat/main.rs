@@ -1,0 +1,13 @@
+//! The real binary, as a seat runs it: started with a secret, spoken to over a Unix socket or TCP.
+//!
+//! As root the learner is uid 1000; as anybody else the seat runs with `CLARATEACH_UID=self`.
+
+mod events;
+mod files;
+mod harness;
+mod lifecycle;
+mod links;
+mod ports;
+mod strain;
+mod terminal;
+mod viewers;
