@@ -9,6 +9,7 @@ import { after, before, test } from "node:test";
 import { launch, person } from "./lib/browser.mjs";
 import { connected, createWorkshop, deleteWorkshop, joinWorkshop, openPreview, somePort, terminalShows, typeLine, upload } from "./lib/pages.mjs";
 import { shot, url } from "./lib/settings.mjs";
+import { stepsOf } from "./lib/steps.mjs";
 
 let browser;
 before(async () => {
@@ -81,6 +82,7 @@ test("a hostile preview gets nowhere", { timeout: 300_000 }, async (t) => {
   const workshop = await createWorkshop(teacher.page, { name: "Hostile", seats: 1 });
   const api = teacher.context.request;
   const port = somePort();
+  const step = stepsOf(t);
   try {
     await joinWorkshop(learner.page, { code: workshop.code, name: "Mallory" });
     for (const name of ["server.py", "page.html", "attack.js", "worker.js"]) {
@@ -90,13 +92,13 @@ test("a hostile preview gets nowhere", { timeout: 300_000 }, async (t) => {
     await terminalShows(learner.page, /hostile server is up/);
     const about = { target: new URL(url).origin, endpoint: `${new URL(url).origin}/proxy/${workshop.id}/1`, workshop: workshop.id };
 
-    await t.test("from the learner's browser", async (t) => {
+    await step("from the learner's browser", async (t) => {
       const result = await attack(learner.page, port, { ...about, who: "learner" }, t);
       assert.notEqual(result.origin, new URL(url).origin);
       assertHarmless(result);
     });
 
-    await t.test("from the instructor's browser, who looks in", async (t) => {
+    await step("from the instructor's browser, who looks in", async (t) => {
       await teacher.page.getByRole("button", { name: "Look into seat 1" }).click();
       await connected(teacher.page);
       const result = await attack(teacher.page, port, { ...about, who: "instructor" }, t);
@@ -104,7 +106,7 @@ test("a hostile preview gets nowhere", { timeout: 300_000 }, async (t) => {
       await teacher.page.getByRole("button", { name: "Leave the seat" }).click();
     });
 
-    await t.test("nothing has changed", async () => {
+    await step("nothing has changed", async () => {
       const { workshops } = await (await api.get(`${url}/api/workshops`)).json();
       const names = workshops.map(({ name }) => name);
       assert.ok(names.includes("Hostile"));

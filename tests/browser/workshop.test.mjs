@@ -15,6 +15,7 @@ import {
   typeLine,
 } from "./lib/pages.mjs";
 import { shot, url } from "./lib/settings.mjs";
+import { stepsOf } from "./lib/steps.mjs";
 
 let browser;
 before(async () => {
@@ -27,14 +28,15 @@ test("an instructor teaches, a learner works, and everything ends", { timeout: 3
   const learner = await person(browser);
   const late = await person(browser);
   let workshop;
+  const step = stepsOf(t);
 
-  await t.test("the instructor creates a workshop by clicking", async () => {
+  await step("the instructor creates a workshop by clicking", async () => {
     workshop = await createWorkshop(teacher.page, { name: "Intro <b>to</b> Shells", seats: 1 });
     assert.match(await teacher.page.getByRole("heading", { level: 1 }).innerText(), /<b>to<\/b>/, "markup is shown, not run");
     await teacher.page.screenshot({ path: shot("instructor-ready"), fullPage: true });
   });
 
-  await t.test("a wrong code is told apart from a good one", async () => {
+  await step("a wrong code is told apart from a good one", async () => {
     await learner.page.goto(`${url}/`);
     await learner.page.screenshot({ path: shot("start") });
     await learner.page.getByLabel("Join code").fill("K7QM-4XT0");
@@ -45,7 +47,7 @@ test("an instructor teaches, a learner works, and everything ends", { timeout: 3
     await learner.page.getByText("No workshop has this code").waitFor();
   });
 
-  await t.test("a learner joins and the terminal answers", async () => {
+  await step("a learner joins and the terminal answers", async (t) => {
     await joinWorkshop(learner.page, { code: workshop.code, name: "Ada" });
     assert.ok(!learner.page.url().includes("-"), "no code in the address");
     await typeLine(learner.page, 'echo "i-am=$(whoami)="');
@@ -53,14 +55,14 @@ test("an instructor teaches, a learner works, and everything ends", { timeout: 3
     t.diagnostic(text.match(/^i-am=.*=/m)[0]);
   });
 
-  await t.test("a full workshop says so", async () => {
+  await step("a full workshop says so", async () => {
     await late.page.goto(`${url}/join/${workshop.code.toLowerCase()}`);
     assert.equal(await late.page.getByLabel("Join code").inputValue(), workshop.code);
     await late.page.getByRole("button", { name: "Join the workshop" }).click();
     await late.page.getByText("Every seat of this workshop is taken").waitFor();
   });
 
-  await t.test("a file is created, edited, saved and seen in the terminal", async () => {
+  await step("a file is created, edited, saved and seen in the terminal", async () => {
     const { page } = learner;
     await newFile(page, "hello.py");
     await page.locator(".code:not([hidden]) .cm-content").click();
@@ -73,7 +75,7 @@ test("an instructor teaches, a learner works, and everything ends", { timeout: 3
     await page.screenshot({ path: shot("learner") });
   });
 
-  await t.test("the editor follows changes on disk, and never overwrites them silently", async () => {
+  await step("the editor follows changes on disk, and never overwrites them silently", async () => {
     const { page } = learner;
     await typeLine(page, "echo '# from the shell' > hello.py");
     await page.locator(".cm-line", { hasText: "# from the shell" }).waitFor();
@@ -93,7 +95,7 @@ test("an instructor teaches, a learner works, and everything ends", { timeout: 3
     await terminalShows(page, /# from the shell\s+mine = 1\s+now-mine/);
   });
 
-  await t.test("binary files are not opened as text", async () => {
+  await step("binary files are not opened as text", async () => {
     const { page } = learner;
     await typeLine(page, "printf '\\377\\000\\001' > data.bin");
     await page.getByRole("treeitem", { name: "data.bin" }).click();
@@ -107,7 +109,7 @@ test("an instructor teaches, a learner works, and everything ends", { timeout: 3
     await page.getByRole("button", { name: "Close data.bin" }).click();
   });
 
-  await t.test("a second terminal, and its end", async () => {
+  await step("a second terminal, and its end", async () => {
     const { page } = learner;
     await page.getByRole("button", { name: "New terminal" }).click();
     await page.getByRole("tab", { name: "Terminal 2", selected: true }).waitFor();
@@ -118,7 +120,7 @@ test("an instructor teaches, a learner works, and everything ends", { timeout: 3
     await page.getByRole("tab", { name: "Terminal 2" }).waitFor({ state: "detached" });
   });
 
-  await t.test("a reload gives the same seat with its terminal", async () => {
+  await step("a reload gives the same seat with its terminal", async () => {
     const { page } = learner;
     await typeLine(page, "echo before-the-$((40+2))-reload");
     await terminalShows(page, /^before-the-42-reload/m);
@@ -129,7 +131,7 @@ test("an instructor teaches, a learner works, and everything ends", { timeout: 3
     await terminalShows(page, /^before-the-42-reload/m);
   });
 
-  await t.test("a lost connection comes back without losing anything", async () => {
+  await step("a lost connection comes back without losing anything", async () => {
     const { page, context } = learner;
     await typeLine(page, "for i in 1 2 3 4 5 6; do sleep 0.5; echo tick-$i; done");
     await context.setOffline(true);
@@ -139,7 +141,7 @@ test("an instructor teaches, a learner works, and everything ends", { timeout: 3
     for (let n = 1; n <= 6; n += 1) assert.match(text, new RegExp(`^tick-${n}$`, "m"));
   });
 
-  await t.test("a preview opens in a tab of its own", async () => {
+  await step("a preview opens in a tab of its own", async () => {
     const { page } = learner;
     const port = somePort();
     await typeLine(page, `python3 -m http.server ${port} --bind 127.0.0.1`);
@@ -153,7 +155,7 @@ test("an instructor teaches, a learner works, and everything ends", { timeout: 3
     await page.keyboard.press("Control+c");
   });
 
-  await t.test("the instructor sees who is at work, looks in and helps", async () => {
+  await step("the instructor sees who is at work, looks in and helps", async () => {
     const { page } = teacher;
     const card = page.locator('[data-seat="1"][data-status="occupied"]');
     await card.waitFor();
@@ -170,7 +172,7 @@ test("an instructor teaches, a learner works, and everything ends", { timeout: 3
     await card.waitFor();
   });
 
-  await t.test("the admin sees the environment", async () => {
+  await step("the admin sees the environment", async () => {
     const admin = await teacher.context.newPage();
     await admin.goto(`${url}/admin`);
     await admin.getByRole("cell", { name: workshop.id }).first().waitFor();
@@ -178,7 +180,7 @@ test("an instructor teaches, a learner works, and everything ends", { timeout: 3
     await admin.close();
   });
 
-  await t.test("the session code brings the learner back from another device", async () => {
+  await step("the session code brings the learner back from another device", async () => {
     const { page } = learner;
     await page.getByRole("button", { name: "My code" }).click();
     const code = await page.locator(".secret").innerText();
@@ -195,7 +197,7 @@ test("an instructor teaches, a learner works, and everything ends", { timeout: 3
     await page.keyboard.press("Escape");
   });
 
-  await t.test("the workshop ends for good, and the learner is told", async () => {
+  await step("the workshop ends for good, and the learner is told", async () => {
     await deleteWorkshop(teacher.page, workshop.code);
     await learner.page.locator(".ended-reason").or(learner.page.getByText("This session is over")).waitFor({ timeout: 20_000 });
     t.diagnostic(await learner.page.getByRole("alert").innerText());

@@ -106,10 +106,10 @@ impl App {
     }
 
     async fn caller_by_hash(&self, hashed: [u8; 32]) -> Result<Caller, AppError> {
-        if let Some(admin) = &self.config.access.admin_token {
-            if bool::from(hash(admin.expose_secret()).ct_eq(&hashed)) {
-                return Ok(Caller::Admin);
-            }
+        if let Some(admin) = &self.config.access.admin_token
+            && bool::from(hash(admin.expose_secret()).ct_eq(&hashed))
+        {
+            return Ok(Caller::Admin);
         }
         match self.store.user_by_token(&TokenHash(hashed)).await {
             Ok(user) => Ok(Caller::User(user)),

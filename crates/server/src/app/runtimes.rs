@@ -70,10 +70,10 @@ impl Runtimes {
 
     /// The runtime of workshops that name none.
     pub async fn default(&self) -> Option<&Arc<dyn Runtime>> {
-        if let Some(docker) = self.get(RuntimeKind::Docker) {
-            if docker.capacity().await.is_ok() {
-                return Some(docker);
-            }
+        if let Some(docker) = self.get(RuntimeKind::Docker)
+            && docker.capacity().await.is_ok()
+        {
+            return Some(docker);
         }
         if self.loopback { self.get(RuntimeKind::Process) } else { None }
     }

@@ -14,18 +14,17 @@ use clarateach_ids::UserId;
 use clarateach_store::UserRecord;
 use jiff::Timestamp;
 
-use super::extract::{JsonBody, PathOf};
+use super::extract::{Admin, JsonBody, Known, PathOf};
 use super::reply::Failure;
 use super::workshops::{BodyRefused, Refused};
 use crate::app::App;
-use crate::app::access::{Caller, token_hash};
+use crate::app::access::token_hash;
 use crate::app::seal::random_text;
 use crate::app::workshops::check_name;
 
 /// The runtimes that a workshop may ask for, and how much room they have.
 #[utoipa::path(get, path = "/api/runtimes", tag = "workshops", responses((status = 200, body = RuntimesBody), Refused))]
-pub async fn runtimes(State(app): State<Arc<App>>, caller: Caller) -> Result<Json<RuntimesBody>, Failure> {
-    caller.user_id()?;
+pub(super) async fn runtimes(State(app): State<Arc<App>>, _: Known) -> Result<Json<RuntimesBody>, Failure> {
     Ok(Json(RuntimesBody { runtimes: app.runtime_views().await }))
 }
 
@@ -33,18 +32,16 @@ pub async fn runtimes(State(app): State<Arc<App>>, caller: Caller) -> Result<Jso
 #[utoipa::path(get, path = "/api/admin/overview", tag = "admin", responses(
     (status = 200, body = AdminOverviewBody), Refused,
 ))]
-pub async fn overview(
+pub(super) async fn overview(
     State(app): State<Arc<App>>,
-    caller: Caller,
+    _: Admin,
 ) -> Result<Json<AdminOverviewBody>, Failure> {
-    caller.require_admin()?;
     Ok(Json(AdminOverviewBody { overview: app.overview().await? }))
 }
 
 /// Every environment of every runtime.
 #[utoipa::path(get, path = "/api/admin/vms", tag = "admin", responses((status = 200, body = AdminVmsBody), Refused))]
-pub async fn vms(State(app): State<Arc<App>>, caller: Caller) -> Result<Json<AdminVmsBody>, Failure> {
-    caller.require_admin()?;
+pub(super) async fn vms(State(app): State<Arc<App>>, _: Admin) -> Result<Json<AdminVmsBody>, Failure> {
     Ok(Json(app.vms().await))
 }
 
@@ -52,8 +49,7 @@ pub async fn vms(State(app): State<Arc<App>>, caller: Caller) -> Result<Json<Adm
 #[utoipa::path(get, path = "/api/admin/workers", tag = "admin", responses(
     (status = 200, body = AdminWorkersBody), Refused,
 ))]
-pub async fn workers(caller: Caller) -> Result<Json<AdminWorkersBody>, Failure> {
-    caller.require_admin()?;
+pub(super) async fn workers(_: Admin) -> Result<Json<AdminWorkersBody>, Failure> {
     Ok(Json(AdminWorkersBody { workers: Vec::new() }))
 }
 
@@ -63,8 +59,7 @@ fn view(user: UserRecord) -> UserView {
 
 /// Every instructor.
 #[utoipa::path(get, path = "/api/admin/users", tag = "admin", responses((status = 200, body = UsersBody), Refused))]
-pub async fn users(State(app): State<Arc<App>>, caller: Caller) -> Result<Json<UsersBody>, Failure> {
-    caller.require_admin()?;
+pub(super) async fn users(State(app): State<Arc<App>>, _: Admin) -> Result<Json<UsersBody>, Failure> {
     Ok(Json(UsersBody { users: app.store.users().await?.into_iter().map(view).collect() }))
 }
 
@@ -72,12 +67,11 @@ pub async fn users(State(app): State<Arc<App>>, caller: Caller) -> Result<Json<U
 #[utoipa::path(post, path = "/api/admin/users", tag = "admin", request_body = CreateUser, responses(
     (status = 201, body = CreatedUserBody), Refused, BodyRefused,
 ))]
-pub async fn create_user(
+pub(super) async fn create_user(
     State(app): State<Arc<App>>,
-    caller: Caller,
+    _: Admin,
     JsonBody(wish): JsonBody<CreateUser>,
 ) -> Result<impl IntoResponse, Failure> {
-    caller.require_admin()?;
     let name = check_name("name", &wish.name, 100)?;
     let user = UserRecord { id: UserId::random(), name, created_at: Timestamp::now() };
     let token = format!("ct_{}", random_text());
@@ -89,12 +83,11 @@ pub async fn create_user(
 #[utoipa::path(delete, path = "/api/admin/users/{id}", tag = "admin", params(("id" = String, Path)), responses(
     (status = 204), Refused,
 ))]
-pub async fn delete_user(
+pub(super) async fn delete_user(
     State(app): State<Arc<App>>,
-    caller: Caller,
+    _: Admin,
     PathOf(id): PathOf<UserId>,
 ) -> Result<StatusCode, Failure> {
-    caller.require_admin()?;
     app.store.delete_user(&id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -12,11 +12,10 @@ use clarateach_api::WorkshopEvent;
 use clarateach_ids::{EventSeq, WorkshopId};
 use futures_util::{Stream, StreamExt};
 
-use super::extract::PathOf;
+use super::extract::{Known, PathOf};
 use super::reply::Failure;
 use super::workshops::Refused;
 use crate::app::App;
-use crate::app::access::Caller;
 use crate::app::events::stream;
 
 /// What has happened in a workshop, from its start or after `Last-Event-ID`, then what happens. Ends with an event
@@ -24,9 +23,9 @@ use crate::app::events::stream;
 #[utoipa::path(get, path = "/api/workshops/{id}/events", tag = "workshops",
     params(("id" = String, Path), ("Last-Event-ID" = Option<u64>, Header, description = "the last id that was seen")),
     responses((status = 200, content_type = "text/event-stream", body = WorkshopEvent), Refused))]
-pub async fn events(
+pub(super) async fn events(
     State(app): State<Arc<App>>,
-    caller: Caller,
+    Known(caller): Known,
     PathOf(id): PathOf<WorkshopId>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Failure> {

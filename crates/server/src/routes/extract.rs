@@ -17,11 +17,11 @@ use crate::app::App;
 use crate::app::access::Caller;
 
 /// Name of the login cookie.
-pub const LOGIN_COOKIE: &str = "clarateach_login";
+pub(super) const LOGIN_COOKIE: &str = "clarateach_login";
 
 /// A JSON body of type `T`.
 #[derive(Debug)]
-pub struct JsonBody<T>(pub T);
+pub(super) struct JsonBody<T>(pub T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = Failure;
@@ -68,7 +68,7 @@ fn too_large(rejection: &BytesRejection) -> Failure {
 
 /// A parsed path; what does not parse is not there.
 #[derive(Debug)]
-pub struct PathOf<T>(pub T);
+pub(super) struct PathOf<T>(pub T);
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathOf<T> {
     type Rejection = Failure;
@@ -93,7 +93,7 @@ fn cookie<'a>(parts: &'a Parts, name: &str) -> Option<&'a str> {
 }
 
 /// The bearer token of a request.
-pub fn bearer(parts: &Parts) -> Option<&str> {
+pub(super) fn bearer(parts: &Parts) -> Option<&str> {
     let value = parts.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
@@ -121,6 +121,33 @@ impl FromRequestParts<Arc<App>> for Caller {
             Some(value) => Ok(app.caller_by_cookie(value, jiff::Timestamp::now()).await?),
             None => Ok(Self::Anonymous),
         }
+    }
+}
+
+/// A caller we know: comes before the body, so that nobody else learns what a call would take.
+#[derive(Debug)]
+pub(super) struct Known(pub(super) Caller);
+
+impl FromRequestParts<Arc<App>> for Known {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Failure> {
+        let caller = Caller::from_request_parts(parts, app).await?;
+        caller.user_id()?;
+        Ok(Self(caller))
+    }
+}
+
+/// A caller who is an admin.
+#[derive(Debug)]
+pub(super) struct Admin;
+
+impl FromRequestParts<Arc<App>> for Admin {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Failure> {
+        Caller::from_request_parts(parts, app).await?.require_admin()?;
+        Ok(Self)
     }
 }
 

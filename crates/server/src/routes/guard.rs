@@ -25,11 +25,11 @@ pub struct Peer(pub IpAddr);
 
 /// The URL under which the caller reached the server, without a trailing slash.
 #[derive(Debug, Clone)]
-pub struct Base(pub String);
+pub(super) struct Base(pub String);
 
 /// One log line and one measurement a request, with an id that the answer carries too. The path is logged as its
 /// template: codes in it stay out of the log.
-pub fn observed(router: Router) -> Router {
+pub(super) fn observed(router: Router) -> Router {
     router.layer(axum::middleware::from_fn(async |mut request: Request, next: Next| {
         let id = SessionId::random().to_string();
         if let Ok(value) = HeaderValue::from_str(&id) {
@@ -100,7 +100,7 @@ fn host_is_ours(app: &App, host: &str) -> bool {
 }
 
 /// Checks Host on every request, and Origin on everything that changes something; notes peer and base for handlers.
-pub async fn host_and_origin(
+pub(super) async fn host_and_origin(
     State(app): State<Arc<App>>,
     mut request: Request,
     next: Next,

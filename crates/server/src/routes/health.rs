@@ -21,13 +21,13 @@ fn ok() -> Json<Health> {
 
 /// The process is alive.
 #[utoipa::path(get, path = "/health", tag = "health", responses((status = 200, body = Health)))]
-pub async fn root_health() -> Json<Health> {
+pub(super) async fn root_health() -> Json<Health> {
     ok()
 }
 
 /// The process is alive.
 #[utoipa::path(get, path = "/api/health", tag = "health", responses((status = 200, body = Health)))]
-pub async fn health() -> Json<Health> {
+pub(super) async fn health() -> Json<Health> {
     ok()
 }
 
@@ -36,7 +36,7 @@ pub async fn health() -> Json<Health> {
     (status = 200, body = Readiness),
     (status = 503, body = Readiness, description = "something can't be used now"),
 ))]
-pub async fn ready(State(app): State<Arc<App>>) -> impl IntoResponse {
+pub(super) async fn ready(State(app): State<Arc<App>>) -> impl IntoResponse {
     let mut parts = vec![match app.store.check().await {
         Ok(()) => ReadinessPart { part: "store".to_owned(), ok: true, message: None },
         Err(error) => ReadinessPart { part: "store".to_owned(), ok: false, message: Some(error.to_string()) },
@@ -65,7 +65,7 @@ pub async fn ready(State(app): State<Arc<App>>) -> impl IntoResponse {
     (status = 429, body = ErrorBody),
     (status = 503, body = ErrorBody),
 ))]
-pub async fn metrics(
+pub(super) async fn metrics(
     State(app): State<Arc<App>>,
     parts: axum::http::request::Parts,
 ) -> Result<impl IntoResponse, Failure> {

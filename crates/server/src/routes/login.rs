@@ -44,7 +44,7 @@ fn cookie(base: &str, value: &str, seconds: i64) -> String {
     (status = 429, body = ErrorBody),
     (status = 503, body = ErrorBody),
 ))]
-pub async fn login(
+pub(super) async fn login(
     State(app): State<Arc<App>>,
     Peer(address): Peer,
     Base(base): Base,
@@ -70,7 +70,7 @@ pub async fn login(
     (status = 204, description = "the cookie is gone"),
     (status = 403, body = ErrorBody),
 ))]
-pub async fn logout(Base(base): Base) -> impl IntoResponse {
+pub(super) async fn logout(Base(base): Base) -> impl IntoResponse {
     (StatusCode::NO_CONTENT, [(header::SET_COOKIE, cookie(&base, "", 0))])
 }
 
@@ -82,6 +82,6 @@ pub async fn logout(Base(base): Base) -> impl IntoResponse {
     (status = 429, body = ErrorBody),
     (status = 503, body = ErrorBody),
 ))]
-pub async fn me(State(app): State<Arc<App>>, caller: Caller) -> Result<Json<WhoAmI>, Failure> {
+pub(super) async fn me(State(app): State<Arc<App>>, caller: Caller) -> Result<Json<WhoAmI>, Failure> {
     Ok(Json(who(&app, caller)?))
 }

@@ -37,7 +37,6 @@ const BODY_LIMIT: usize = 256 * 1024;
 struct Doc;
 
 /// The documented API as a router and its OpenAPI description.
-#[must_use]
 pub fn api(app: Arc<App>) -> (Router, utoipa::openapi::OpenApi) {
     OpenApiRouter::with_openapi(Doc::openapi())
         .routes(routes!(health::root_health))
@@ -72,7 +71,6 @@ pub fn api(app: Arc<App>) -> (Router, utoipa::openapi::OpenApi) {
 }
 
 /// The whole server: API, gateway, previews and pages.
-#[must_use]
 pub fn router(app: Arc<App>) -> Router {
     let (api, description) = api(Arc::clone(&app));
     let json = serde_json::to_string(&description).unwrap_or_default();

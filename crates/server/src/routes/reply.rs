@@ -58,7 +58,7 @@ impl IntoResponse for Failure {
 }
 
 /// A handler panicked: the caller gets a 500, the process goes on.
-pub fn panicked(panic: Box<dyn Any + Send>) -> Response<Body> {
+pub(super) fn panicked(panic: Box<dyn Any + Send>) -> Response<Body> {
     let what = panic
         .downcast_ref::<String>()
         .map(String::as_str)
@@ -68,7 +68,7 @@ pub fn panicked(panic: Box<dyn Any + Send>) -> Response<Body> {
 }
 
 /// Answers of the API may carry codes and tokens: no cache keeps them, no `Referer` tells them.
-pub async fn no_store(request: Request, next: Next) -> Response<Body> {
+pub(super) async fn no_store(request: Request, next: Next) -> Response<Body> {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -39,7 +39,7 @@ fn note_failure(app: &App, Peer(address): Peer, error: AppError) -> Failure {
     (status = 429, body = ErrorBody, description = "TOO_MANY_ATTEMPTS"),
     (status = 503, body = ErrorBody, description = "STORE_UNAVAILABLE"),
 ))]
-pub async fn join(
+pub(super) async fn join(
     State(app): State<Arc<App>>,
     peer: Peer,
     Base(base): Base,
@@ -64,7 +64,7 @@ pub async fn join(
         (status = 429, body = ErrorBody),
         (status = 503, body = ErrorBody),
     ))]
-pub async fn session(
+pub(super) async fn session(
     State(app): State<Arc<App>>,
     peer: Peer,
     Base(base): Base,

@@ -16,7 +16,7 @@ use clarateach_store::WorkshopRecord;
 use jiff::Timestamp;
 use utoipa::IntoResponses;
 
-use super::extract::{JsonBody, PathOf};
+use super::extract::{JsonBody, Known, PathOf};
 use super::guard::Base;
 use super::reply::Failure;
 use crate::app::App;
@@ -26,7 +26,7 @@ use crate::app::error::AppError;
 /// What any call on workshops may be refused with.
 #[derive(IntoResponses)]
 #[allow(dead_code, reason = "only its description is used")]
-pub enum Refused {
+pub(super) enum Refused {
     /// BAD_REQUEST
     #[response(status = 400)]
     BadRequest(#[to_schema] ErrorBody),
@@ -53,7 +53,7 @@ pub enum Refused {
 /// What a call with a body may be refused with besides.
 #[derive(IntoResponses)]
 #[allow(dead_code, reason = "only its description is used")]
-pub enum BodyRefused {
+pub(super) enum BodyRefused {
     /// TOO_LARGE
     #[response(status = 413)]
     TooLarge(#[to_schema] ErrorBody),
@@ -74,9 +74,9 @@ async fn body(app: &App, base: &str, workshop: WorkshopRecord) -> Result<Json<Wo
 #[utoipa::path(get, path = "/api/workshops", tag = "workshops", responses(
     (status = 200, body = WorkshopsBody), Refused,
 ))]
-pub async fn list(
+pub(super) async fn list(
     State(app): State<Arc<App>>,
-    caller: Caller,
+    Known(caller): Known,
     Base(base): Base,
 ) -> Result<Json<WorkshopsBody>, Failure> {
     let owner = caller.user_id()?;
@@ -92,9 +92,9 @@ pub async fn list(
 #[utoipa::path(post, path = "/api/workshops", tag = "workshops", request_body = CreateWorkshop, responses(
     (status = 201, body = WorkshopBody), Refused, BodyRefused,
 ))]
-pub async fn create(
+pub(super) async fn create(
     State(app): State<Arc<App>>,
-    caller: Caller,
+    Known(caller): Known,
     Base(base): Base,
     JsonBody(wish): JsonBody<CreateWorkshop>,
 ) -> Result<impl IntoResponse, Failure> {
@@ -106,9 +106,9 @@ pub async fn create(
 #[utoipa::path(get, path = "/api/workshops/{id}", tag = "workshops", params(("id" = String, Path)), responses(
     (status = 200, body = WorkshopBody), Refused,
 ))]
-pub async fn show(
+pub(super) async fn show(
     State(app): State<Arc<App>>,
-    caller: Caller,
+    Known(caller): Known,
     Base(base): Base,
     PathOf(id): PathOf<WorkshopId>,
 ) -> Result<Json<WorkshopBody>, Failure> {
@@ -131,9 +131,9 @@ async fn want(
 #[utoipa::path(delete, path = "/api/workshops/{id}", tag = "workshops", params(("id" = String, Path)), responses(
     (status = 202, body = WorkshopBody), Refused,
 ))]
-pub async fn delete(
+pub(super) async fn delete(
     State(app): State<Arc<App>>,
-    caller: Caller,
+    Known(caller): Known,
     Base(base): Base,
     PathOf(id): PathOf<WorkshopId>,
 ) -> Result<impl IntoResponse, Failure> {
@@ -144,9 +144,9 @@ pub async fn delete(
 #[utoipa::path(post, path = "/api/workshops/{id}/start", tag = "workshops", params(("id" = String, Path)), responses(
     (status = 202, body = WorkshopBody), Refused,
 ))]
-pub async fn start(
+pub(super) async fn start(
     State(app): State<Arc<App>>,
-    caller: Caller,
+    Known(caller): Known,
     Base(base): Base,
     PathOf(id): PathOf<WorkshopId>,
 ) -> Result<impl IntoResponse, Failure> {
@@ -157,9 +157,9 @@ pub async fn start(
 #[utoipa::path(post, path = "/api/workshops/{id}/stop", tag = "workshops", params(("id" = String, Path)), responses(
     (status = 202, body = WorkshopBody), Refused,
 ))]
-pub async fn stop(
+pub(super) async fn stop(
     State(app): State<Arc<App>>,
-    caller: Caller,
+    Known(caller): Known,
     Base(base): Base,
     PathOf(id): PathOf<WorkshopId>,
 ) -> Result<impl IntoResponse, Failure> {
@@ -169,9 +169,9 @@ pub async fn stop(
 /// Move the end.
 #[utoipa::path(post, path = "/api/workshops/{id}/extend", tag = "workshops", params(("id" = String, Path)),
     request_body = ExtendWorkshop, responses((status = 200, body = WorkshopBody), Refused, BodyRefused))]
-pub async fn extend(
+pub(super) async fn extend(
     State(app): State<Arc<App>>,
-    caller: Caller,
+    Known(caller): Known,
     Base(base): Base,
     PathOf(id): PathOf<WorkshopId>,
     JsonBody(wish): JsonBody<ExtendWorkshop>,
@@ -183,9 +183,9 @@ pub async fn extend(
 /// Keep newcomers out, or let them in.
 #[utoipa::path(post, path = "/api/workshops/{id}/lock", tag = "workshops", params(("id" = String, Path)),
     request_body = LockWorkshop, responses((status = 200, body = WorkshopBody), Refused, BodyRefused))]
-pub async fn lock(
+pub(super) async fn lock(
     State(app): State<Arc<App>>,
-    caller: Caller,
+    Known(caller): Known,
     Base(base): Base,
     PathOf(id): PathOf<WorkshopId>,
     JsonBody(wish): JsonBody<LockWorkshop>,
@@ -199,9 +199,9 @@ pub async fn lock(
 #[utoipa::path(get, path = "/api/workshops/{id}/seats", tag = "workshops", params(("id" = String, Path)), responses(
     (status = 200, body = SeatsBody), Refused,
 ))]
-pub async fn seats(
+pub(super) async fn seats(
     State(app): State<Arc<App>>,
-    caller: Caller,
+    Known(caller): Known,
     PathOf(id): PathOf<WorkshopId>,
 ) -> Result<Json<SeatsBody>, Failure> {
     app.workshop_of(&caller, &id).await?;
@@ -220,9 +220,9 @@ type SeatPath = (WorkshopId, SeatNumber);
 #[utoipa::path(post, path = "/api/workshops/{id}/seats/{seat}/reset", tag = "workshops",
     params(("id" = String, Path), ("seat" = u32, Path)),
     responses((status = 202, description = "being rebuilt"), Refused))]
-pub async fn reset(
+pub(super) async fn reset(
     State(app): State<Arc<App>>,
-    caller: Caller,
+    Known(caller): Known,
     PathOf((id, seat)): PathOf<SeatPath>,
 ) -> Result<StatusCode, Failure> {
     app.reset_seat(&caller, &id, seat, Timestamp::now()).await?;
@@ -233,9 +233,9 @@ pub async fn reset(
 #[utoipa::path(post, path = "/api/workshops/{id}/seats/{seat}/evict", tag = "workshops",
     params(("id" = String, Path), ("seat" = u32, Path)),
     responses((status = 202, description = "the session is over"), Refused))]
-pub async fn evict(
+pub(super) async fn evict(
     State(app): State<Arc<App>>,
-    caller: Caller,
+    Known(caller): Known,
     PathOf((id, seat)): PathOf<SeatPath>,
 ) -> Result<StatusCode, Failure> {
     app.evict(&caller, &id, seat, Timestamp::now()).await?;
@@ -246,9 +246,9 @@ pub async fn evict(
 #[utoipa::path(post, path = "/api/workshops/{id}/seats/{seat}/token", tag = "workshops",
     params(("id" = String, Path), ("seat" = u32, Path)),
     responses((status = 200, body = SeatToken), Refused))]
-pub async fn visit(
+pub(super) async fn visit(
     State(app): State<Arc<App>>,
-    caller: Caller,
+    Known(caller): Known,
     Base(base): Base,
     PathOf((id, seat)): PathOf<SeatPath>,
 ) -> Result<Json<SeatToken>, Failure> {
@@ -259,9 +259,9 @@ pub async fn visit(
 #[utoipa::path(get, path = "/api/workshops/{id}/seats/{seat}/logs", tag = "workshops",
     params(("id" = String, Path), ("seat" = u32, Path)),
     responses((status = 200, content_type = "text/plain", body = String), Refused))]
-pub async fn logs(
+pub(super) async fn logs(
     State(app): State<Arc<App>>,
-    caller: Caller,
+    Known(caller): Known,
     PathOf((id, seat)): PathOf<SeatPath>,
 ) -> Result<impl IntoResponse, Failure> {
     let workshop = app.workshop_of(&caller, &id).await?;

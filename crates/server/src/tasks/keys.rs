@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::app::App;
 
 /// One look at rotation.
-pub async fn rotate(app: Arc<App>) {
+pub(super) async fn rotate(app: Arc<App>) {
     match app.signer.rotate(&*app.store, &app.sealer, Timestamp::now()).await {
         Ok(keys) => app.gateway.set_verifier(Verifier::new(app.installation.clone(), &keys)),
         Err(error) => {

@@ -6,10 +6,10 @@ use std::time::Duration;
 use crate::app::App;
 
 /// How often that is noted.
-pub const PERIOD: Duration = Duration::from_secs(15);
+pub(super) const PERIOD: Duration = Duration::from_secs(15);
 
 /// One look at who is connected.
-pub async fn note(app: Arc<App>) {
+pub(super) async fn note(app: Arc<App>) {
     let seen: Vec<_> = app
         .gateway
         .connected()
