@@ -84,7 +84,7 @@ function Door({ workshop }: { workshop: WorkshopView }) {
         <a href={workshop.join_url}>{workshop.join_url}</a> <CopyButton text={workshop.join_url} label="Copy link" />{" "}
         <CopyButton text={workshop.join_code} label="Copy code" />
       </p>
-      {!open && <p class="hint">Nobody can join while it is {workshop.status}.</p>}
+      {!open && <p class="hint">Nobody can join now.</p>}
       {open && workshop.locked && <p class="warning">Closed for newcomers. Those who have a seat can come back.</p>}
     </section>
   );
@@ -170,7 +170,7 @@ function Actions({ workshop, watching }: { workshop: WorkshopView; watching: Wat
     <div class="actions" role="toolbar" aria-label="What to do with the workshop">
       {(status === "created" || status === "stopped" || status === "error") && (
         <button class="primary" onClick={() => run("Not started", () => startWorkshop(id))}>
-          Start
+          {status === "error" ? "Try again" : "Start"}
         </button>
       )}
       {alive && (
