@@ -55,7 +55,7 @@ pub(super) fn list(
 ) -> Outcome<Vec<EventRecord>> {
     let since = i64::try_from(since.0).unwrap_or(i64::MAX);
     let mut statement = db.prepare_cached(
-        "SELECT workshop_id, seq, at, kind, data FROM events WHERE workshop_id = ?1 AND seq > ?2
+        "SELECT workshop_id, seq, at, kind, data FROM events WHERE workshop_id = (SELECT ?1) AND seq > ?2
          ORDER BY seq LIMIT ?3",
     )?;
     let events = statement.query_map((id.as_str(), since, limit), rows::event)?;

@@ -40,7 +40,8 @@ pub(super) fn get(db: &Connection, key: &SeatKey) -> Outcome<SeatRecord> {
 }
 
 fn all(db: &Connection, id: &WorkshopId) -> Outcome<Vec<Held>> {
-    let mut statement = db.prepare_cached("SELECT * FROM seats WHERE workshop_id = ?1 ORDER BY n")?;
+    let mut statement =
+        db.prepare_cached("SELECT * FROM seats WHERE workshop_id = (SELECT ?1) ORDER BY n")?;
     let seats = statement.query_map([id.as_str()], Held::of)?;
     Ok(seats.collect::<Result<_, _>>()?)
 }
@@ -68,7 +69,7 @@ pub(super) fn list(db: &Connection, id: &WorkshopId) -> Outcome<Vec<(SeatRecord,
 pub(super) fn first_free(db: &Connection, id: &WorkshopId) -> Outcome<Option<Held>> {
     let mut statement = db.prepare_cached(
         "SELECT * FROM seats INDEXED BY seats_free
-         WHERE workshop_id = ?1 AND state = 'ready' AND session_id IS NULL ORDER BY n LIMIT 1",
+         WHERE workshop_id = (SELECT ?1) AND state = 'ready' AND session_id IS NULL ORDER BY n LIMIT 1",
     )?;
     Ok(statement.query_row([id.as_str()], Held::of).optional()?)
 }

@@ -97,7 +97,7 @@ pub(super) fn in_line(db: &Connection, workshop: &WorkshopId) -> Outcome<u32> {
 
 pub(super) fn first_in_line(db: &Connection, workshop: &WorkshopId) -> Outcome<Option<SessionRecord>> {
     let mut statement = db.prepare_cached(
-        "SELECT * FROM sessions WHERE workshop_id = ?1 AND state = 'waiting' ORDER BY line LIMIT 1",
+        "SELECT * FROM sessions WHERE workshop_id = (SELECT ?1) AND state = 'waiting' ORDER BY line LIMIT 1",
     )?;
     Ok(statement.query_row([workshop.as_str()], rows::session).optional()?)
 }
@@ -105,7 +105,7 @@ pub(super) fn first_in_line(db: &Connection, workshop: &WorkshopId) -> Outcome<O
 /// The order of somebody who comes to the end of the line.
 fn end_of_line(db: &Connection, workshop: &WorkshopId) -> Outcome<i64> {
     let mut statement = db.prepare_cached(
-        "SELECT coalesce(max(line), 0) + 1 FROM sessions WHERE workshop_id = ?1 AND state = 'waiting'",
+        "SELECT coalesce(max(line), 0) + 1 FROM sessions WHERE workshop_id = (SELECT ?1) AND state = 'waiting'",
     )?;
     Ok(statement.query_row([workshop.as_str()], |row| row.get(0))?)
 }
