@@ -311,5 +311,7 @@ async fn sweep(gateway: Weak<Gateway>) {
         gateway.leases.sweep();
         gateway.carrier.upstreams.sweep();
         gateway.previews.sweep();
+        let now = Timestamp::now().as_second();
+        gateway.verified().retain(|_, claims| claims.exp > now);
     }
 }
