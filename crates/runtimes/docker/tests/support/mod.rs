@@ -94,8 +94,8 @@ impl Harness for Docker {
     }
 
     async fn echo(&self, key: &SeatKey) -> Option<u16> {
-        let serve = "nc -lk -p 8000 -s 127.0.0.1 -e cat";
-        let _ = run("docker", &["exec", "--detach", &self.container(key), "sh", "-c", serve]);
+        let serve = "nc -ll -p 8000 -e cat";
+        let _ = run("docker", &["exec", "--detach", "--user", "1000", &self.container(key), "sh", "-c", serve]);
         Some(8000)
     }
 
