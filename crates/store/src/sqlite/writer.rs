@@ -307,3 +307,76 @@ fn run(db: &Connection, sql: &'static str) -> Result<(), Fault> {
     done.map(|_| ())
         .map_err(|error| Failure::Sql(error).fault().unwrap_or_else(|| Fault::new(format!("{sql} failed"))))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::connection::in_memory;
+    use super::super::failure::conflict;
+    use super::*;
+
+    fn writer() -> Writer {
+        let connection = in_memory().unwrap();
+        connection.execute_batch("CREATE TABLE notes (text TEXT NOT NULL UNIQUE) STRICT").unwrap();
+        Writer::start(None, connection, None, broadcast::channel(8).0).unwrap()
+    }
+
+    async fn note(writer: &Writer, text: &'static str, refuse: bool) -> Result<(), StoreError> {
+        let work = move |write: &mut Write<'_>| {
+            write.db.execute("INSERT INTO notes (text) VALUES (?1)", [text])?;
+            write.woken.push(text.parse().unwrap());
+            if refuse { Err(conflict("no")) } else { Ok(()) }
+        };
+        writer.ask("note", work).await
+    }
+
+    async fn notes(writer: &Writer) -> String {
+        let read = |write: &mut Write<'_>| {
+            let all = "SELECT coalesce(group_concat(text, ' ' ORDER BY text), '') FROM notes";
+            Ok(write.db.query_row(all, [], |row| row.get(0))?)
+        };
+        writer.ask("read", read).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn work_that_is_refused_half_way_is_undone_alone() {
+        let writer = writer();
+        let (a, b, c, d) = tokio::join!(
+            note(&writer, "a", false),
+            note(&writer, "b", true),
+            note(&writer, "a", false),
+            note(&writer, "d", false),
+        );
+        assert!(a.is_ok() && d.is_ok());
+        assert!(matches!(b, Err(StoreError::Conflict { .. })), "{b:?}");
+        assert!(matches!(c, Err(StoreError::Internal { operation: "note", .. })), "{c:?}");
+        assert_eq!(notes(&writer).await, "a d");
+    }
+
+    #[tokio::test]
+    async fn only_what_was_committed_wakes() {
+        let connection = in_memory().unwrap();
+        connection.execute_batch("CREATE TABLE notes (text TEXT NOT NULL UNIQUE) STRICT").unwrap();
+        let (wakes, mut woken) = broadcast::channel(8);
+        let writer = Writer::start(None, connection, None, wakes).unwrap();
+        let (a, b) = tokio::join!(note(&writer, "a", false), note(&writer, "b", true));
+        assert!(a.is_ok() && b.is_err());
+        writer.close().await;
+        drop(writer);
+        assert_eq!(woken.recv().await.unwrap().as_str(), "a");
+        assert!(woken.recv().await.is_err(), "nothing else, and then the end");
+    }
+
+    #[tokio::test]
+    async fn a_panic_takes_its_own_group_and_not_the_writer() {
+        let writer = writer();
+        note(&writer, "a", false).await.unwrap();
+        let broken = |write: &mut Write<'_>| -> Outcome<()> {
+            write.db.execute("INSERT INTO notes (text) VALUES ('b')", [])?;
+            panic!("on purpose")
+        };
+        let answer = writer.ask("break", broken).await;
+        assert!(matches!(answer, Err(StoreError::Internal { operation: "break", .. })), "{answer:?}");
+        note(&writer, "c", false).await.unwrap();
+        assert_eq!(notes(&writer).await, "a c");
+    }
+}
