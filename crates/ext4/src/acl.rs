@@ -10,8 +10,12 @@ const GROUP: u16 = 0x08;
 /// Owner, owning group, mask and others: entries without an id.
 const SHORT: [u16; 4] = [0x01, 0x04, 0x10, 0x20];
 
-/// Converts an ACL, or says what is wrong with it.
-pub(crate) fn to_disk(value: &[u8]) -> Result<Vec<u8>, &'static str> {
+/// What an access ACL without a mask consists of: nothing that the mode does not say as well.
+const IN_MODE: [u16; 3] = [0x01, 0x04, 0x20];
+
+/// Converts an ACL, or says what is wrong with it. `None` for an access ACL that says no more than the mode: the kernel
+/// stores none then (`posix_acl_equiv_mode`).
+pub(crate) fn to_disk(value: &[u8], is_access: bool) -> Result<Option<Vec<u8>>, &'static str> {
     let (header, entries) = value.split_first_chunk::<4>().ok_or("the ACL is shorter than its header")?;
     if u32::from_le_bytes(*header) != XATTR_VERSION {
         return Err("the ACL is not of version 2");
@@ -19,6 +23,9 @@ pub(crate) fn to_disk(value: &[u8]) -> Result<Vec<u8>, &'static str> {
     let (entries, rest) = entries.as_chunks::<8>();
     if !rest.is_empty() {
         return Err("the ACL ends within an entry");
+    }
+    if is_access && entries.iter().all(|entry| IN_MODE.contains(&u16::from_le_bytes([entry[0], entry[1]]))) {
+        return Ok(None);
     }
     let mut disk = EXT4_VERSION.to_le_bytes().to_vec();
     for entry in entries {
@@ -31,7 +38,7 @@ pub(crate) fn to_disk(value: &[u8]) -> Result<Vec<u8>, &'static str> {
             return Err("the ACL has an entry of an unknown kind");
         }
     }
-    Ok(disk)
+    Ok(Some(disk))
 }
 
 #[cfg(test)]
@@ -46,10 +53,18 @@ mod tests {
             value.extend_from_slice(&perm.to_le_bytes());
             value.extend_from_slice(&id.to_le_bytes());
         }
-        let disk = to_disk(&value).unwrap();
+        let disk = to_disk(&value, true).unwrap().unwrap();
         assert_eq!(disk.len(), 4 + 4 * 4 + 8);
         assert_eq!(disk[..4], [1, 0, 0, 0]);
         assert_eq!(disk[8..16], [2, 0, 4, 0, 0xe8, 3, 0, 0]);
+    }
+
+    #[test]
+    fn an_access_acl_that_repeats_the_mode_is_none() {
+        let value = [&[2, 0, 0, 0][..], &[1, 0, 7, 0, 255, 255, 255, 255], &[4, 0, 5, 0, 255, 255, 255, 255]]
+            .concat();
+        assert_eq!(to_disk(&value, true), Ok(None));
+        assert!(to_disk(&value, false).unwrap().is_some());
     }
 
     #[test]
@@ -57,7 +72,7 @@ mod tests {
         for broken in
             [&[][..], &[2, 0, 0], &[1, 0, 0, 0], &[2, 0, 0, 0, 1], &[2, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]]
         {
-            assert!(to_disk(broken).is_err(), "{broken:?}");
+            assert!(to_disk(broken, false).is_err(), "{broken:?}");
         }
     }
 }

@@ -63,18 +63,23 @@ impl Entry {
         ((ENTRY + self.name.len()).next_multiple_of(4), self.value.len().next_multiple_of(4))
     }
 
-    fn new(xattr: &Xattr) -> Refusable<Self> {
+    fn new(xattr: &Xattr) -> Refusable<Option<Self>> {
         let say = |reason: &str| format!("{reason}: {}", String::from_utf8_lossy(&xattr.name));
         let (index, name) =
             split_name(&xattr.name).ok_or_else(|| say("extended attribute in a namespace ext4 lacks"))?;
         let value = match index {
-            POSIX_ACL_ACCESS | POSIX_ACL_DEFAULT => acl::to_disk(&xattr.value).map_err(say)?,
+            POSIX_ACL_ACCESS | POSIX_ACL_DEFAULT => {
+                match acl::to_disk(&xattr.value, index == POSIX_ACL_ACCESS).map_err(say)? {
+                    Some(value) => value,
+                    None => return Ok(None),
+                }
+            }
             _ => xattr.value.clone(),
         };
         if name.len() > 255 {
             return Err(say("extended attribute with a name of more than 255 bytes"));
         }
-        Ok(Self { index, name: name.to_vec(), value })
+        Ok(Some(Self { index, name: name.to_vec(), value }))
     }
 
     /// `ext4_xattr_hash_entry`.
@@ -114,7 +119,8 @@ impl XattrStore {
         if xattrs.is_empty() {
             return Ok(Ok(XattrRef::default()));
         }
-        let mut entries = match xattrs.iter().map(Entry::new).collect::<Refusable<Vec<_>>>() {
+        let mut entries = match xattrs.iter().filter_map(|xattr| Entry::new(xattr).transpose()).collect() {
+            Ok(entries) if Vec::is_empty(&entries) => return Ok(Ok(XattrRef::default())),
             Ok(entries) => entries,
             Err(reason) => return Ok(Err(reason)),
         };

@@ -11,7 +11,7 @@ use crate::digest::Digest;
 use crate::error::BuildError;
 use crate::inject::{self, Init};
 use crate::layer::cache::Cache;
-use crate::layer::unpack::Unpacking;
+use crate::layer::unpack::{Fault, LayerError, Unpacking};
 use crate::merge::{MOST_LAYERS, Merge};
 use crate::progress::Progress;
 use crate::publish::Output;
@@ -86,8 +86,17 @@ pub fn build(
     }
     let output = Output::create(target.clone())?;
     progress.step("getting the image", None);
-    let image = found.open(cache)?;
-    let mut report = write(request, image, &output, cache, progress, interrupted)?;
+    let built = write(request, found.open(cache)?, &output, cache, progress, interrupted);
+    let mut report = match built {
+        // The damaged layer has been removed from the cache: what it came from is asked again.
+        Err(BuildError::Layer(LayerError { fault: Fault::DamagedCache, layer })) => {
+            progress
+                .say(|| format!("the cached copy of layer {layer} was damaged: starting again without it"));
+            let image = source::find(&request.image)?.open(cache)?;
+            write(request, image, &output, cache, progress, interrupted)?
+        }
+        built => built?,
+    };
     progress.step("syncing", None);
     output.publish()?;
     report.milliseconds = started.elapsed().as_millis() as u64;

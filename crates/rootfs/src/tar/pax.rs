@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn records_are_taken_apart_by_their_length() {
-        let pax = parse(b"11 path=ab\n24 mtime=1700000000.25\n25 SCHILY.xattr.user.a=\0\n\n").unwrap();
+        let pax = parse(b"11 path=ab\n23 mtime=1700000000.25\n26 SCHILY.xattr.user.a=\0\n\n").unwrap();
         assert_eq!(pax.path.as_deref(), Some(&b"ab"[..]));
         assert_eq!(pax.mtime, Some(Timestamp { seconds: 1_700_000_000, nanoseconds: 250_000_000 }));
         assert_eq!(pax.xattrs[0].value, b"\0\n");
@@ -170,7 +170,7 @@ mod tests {
             b"8 path\n",
             b"18446744073709551616 a=b\n",
         ] {
-            assert!(parse(body).is_err() || body == b"8 path\n" && parse(body).is_err(), "{body:?}");
+            assert!(parse(body).is_err(), "{body:?}");
         }
     }
 
