@@ -227,3 +227,22 @@ async fn errors_are_not_kept_by_caches() {
     let answer = world.answer(request(Method::GET, "/proxy/w1/1/who"), Body::empty()).await;
     assert_eq!(answer.header("cache-control"), Some("no-store"));
 }
+
+#[tokio::test]
+async fn it_can_be_nested_either_way() {
+    let world = World::new().await;
+    let at = "/proxy/{workshop}/{seat}";
+    let every = ["/proxy/w1/1", "/proxy/w1/1/who", "/proxy/w1/1//who", "/proxy/w1/1/"];
+    for (router, paths) in [
+        // `nest` doesn't match a slash with nothing behind it.
+        (axum::Router::new().nest(at, world.gateway.router()), &every[..3]),
+        (axum::Router::new().nest_service(at, world.gateway.router()), &every[..]),
+    ] {
+        let address = serve(router).await;
+        for path in paths {
+            let request = request(Method::GET, path).body(Body::empty()).unwrap();
+            let answer = Answer::of(Client::connect(address).await.send(request).await).await;
+            assert_eq!(answer.status, 401, "{path}");
+        }
+    }
+}
