@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Runs the browser tests in a real headless Chromium.
 #
-#   tests/browser/run.sh                       starts a server of its own for each runtime that can be had here
+#   tests/browser/run.sh                       starts servers of its own: each runtime that can be had here
 #   CLARATEACH_URL=… tests/browser/run.sh      against a running server (CLARATEACH_TOKEN, CLARATEACH_RUNTIME, CLARATEACH_IMAGE)
 #
-# What can't run here is named in the file $CLARATEACH_SKIP_FILE, if that is set. Screenshots: test-results/browser/.
+# SERVER_BIN and WORKSPACE_BIN name other binaries than those in target/. What can't run here is named in the file
+# $CLARATEACH_SKIP_FILE, if that is set. Screenshots: test-results/browser/.
 set -euo pipefail
 cd "$(dirname "$0")"
-root=$PWD/../..
+root=$(cd ../.. && pwd)
 
 skip() {
     echo "skipped: $1"
@@ -26,45 +27,55 @@ fi
 
 server=${SERVER_BIN:-$root/target/debug/server}
 [[ -x $server ]] || { echo "build it first: cargo build --bin server, scripts/build-workspace.sh" >&2; exit 1; }
+# `cargo build` leaves a dynamic binary of the same name beside the server; seats need the static one.
+static=$(compgen -G "$root/target/guest/*/guest/workspace" | head -n 1 || true)
+if [[ -z ${WORKSPACE_BIN:-} && -x $static ]]; then export WORKSPACE_BIN=$static; fi
+
 scratch=$(mktemp -d)
 running=
 stop() {
-    [[ -z $running ]] && return
+    if [[ -z $running ]]; then return; fi
     kill "$running" 2>/dev/null || true
     wait "$running" 2>/dev/null || true
     running=
 }
 trap 'stop; rm -rf "$scratch"' EXIT
 
-# with_server RUNTIME NAME VARIABLE=VALUE…: runs the tests against a server of their own.
-with_server() {
-    local runtime=$1 name=$2 port
-    shift 2
+# against NAME RUNTIME [locked]: runs the tests on a server of their own. `locked`: with logins, and with previews in a
+# sandbox on the main origin, as a server with a public URL and no preview domain has them.
+against() {
+    local name=$1 runtime=$2 port token= settings=()
     port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-    mkdir -p "$scratch/$name"
+    local url=http://127.0.0.1:$port log=$scratch/$name.log
+    if [[ ${3:-} == locked ]]; then
+        token=$(python3 -c 'import secrets; print(secrets.token_urlsafe(24))')
+        settings=("ADMIN_TOKEN=$token" "PUBLIC_URL=$url")
+    fi
     echo "== $name"
-    (cd "$scratch/$name" && exec env PORT="$port" DATABASE_URL="$scratch/$name/clarateach.db" "$@" "$server") >"$scratch/$name.log" 2>&1 &
+    mkdir "$scratch/$name"
+    (cd "$scratch/$name" && exec env PORT="$port" DATABASE_URL="$scratch/$name/clarateach.db" "${settings[@]}" "$server") >"$log" 2>&1 &
     running=$!
     local deadline=$((SECONDS + 30))
-    until curl --silent --fail --output /dev/null "http://127.0.0.1:$port/api/health"; do
+    until curl --silent --fail --output /dev/null "$url/api/health"; do
         if ! kill -0 "$running" 2>/dev/null || ((SECONDS > deadline)); then
-            cat "$scratch/$name.log" >&2
+            cat "$log" >&2
             return 1
         fi
         sleep 0.1
     done
     local result=0
-    CLARATEACH_URL=http://127.0.0.1:$port CLARATEACH_RUNTIME=$runtime tests || result=$?
-    if ((result)); then tail -n 40 "$scratch/$name.log" >&2; fi
+    CLARATEACH_URL=$url CLARATEACH_TOKEN=$token CLARATEACH_RUNTIME=$runtime CLARATEACH_SHOTS=$name tests || result=$?
+    if ((result)); then tail -n 40 "$log" >&2; fi
     stop
     return $result
 }
 
 failed=0
-with_server process process || failed=1
-if docker info >/dev/null 2>&1 && docker image inspect clarateach-workspace >/dev/null 2>&1; then
-    with_server docker docker || failed=1
+against process process || failed=1
+if docker info >/dev/null 2>&1 && docker image inspect "${CLARATEACH_IMAGE:-clarateach-workspace}" >/dev/null 2>&1; then
+    against docker docker || failed=1
+    against docker-locked docker locked || failed=1
 else
-    skip "browser on docker: no Docker Engine answers, or it has no image clarateach-workspace"
+    skip "browser on docker: no Docker Engine answers, or it has no image ${CLARATEACH_IMAGE:-clarateach-workspace}"
 fi
 exit $failed

@@ -19,5 +19,5 @@ export const results =
   process.env.CLARATEACH_RESULTS ?? fileURLToPath(new URL("../../../test-results/browser", import.meta.url));
 mkdirSync(results, { recursive: true });
 
-/** A screenshot's path; the runtime is part of its name. */
-export const shot = (name) => `${results}/${runtime || "default"}-${name}.png`;
+/** A screenshot's path; its name begins with what the run is called, else with the runtime. */
+export const shot = (name) => `${results}/${process.env.CLARATEACH_SHOTS ?? (runtime || "default")}-${name}.png`;

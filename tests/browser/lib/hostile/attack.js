@@ -113,7 +113,7 @@
   }));
   await attempt("sendBeacon stop", async () => `queued: ${navigator.sendBeacon(`${target}/api/workshops/${workshop}/stop`, "{}")}`);
   await attempt("headers that the browser sees", async () => {
-    const response = await fetch("/");
+    const response = await fetch("./");
     return JSON.stringify(Object.fromEntries(response.headers));
   });
 

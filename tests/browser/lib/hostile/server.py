@@ -11,9 +11,9 @@ class Hostile(http.server.BaseHTTPRequestHandler):
     def answer(self):
         length = int(self.headers.get("content-length") or 0)
         body = self.rfile.read(length).decode(errors="replace")
-        if self.path == "/seen":
-            return self.send("application/json", json.dumps(SEEN).encode())
         SEEN.append({"line": self.requestline, "headers": self.headers.items(), "body": body})
+        with open("seen.json", "w") as file:
+            json.dump(SEEN, file)
         path = self.path.split("?")[0]
         name = "worker.js" if path.endswith("/worker.js") else {"/": "page.html", "/attack.js": "attack.js"}.get(path)
         if name is None:
