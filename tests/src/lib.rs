@@ -5,7 +5,7 @@
 mod server;
 mod terminal;
 
-pub use server::{Answer, Server, ServerOptions};
+pub use server::{Answer, Server, ServerOptions, server_binary};
 pub use terminal::Terminal;
 
 /// `running` with every seat ready, asked again and again.

@@ -79,7 +79,11 @@ pub struct Server {
 }
 
 /// The `server` binary beside this test's own.
-fn binary() -> PathBuf {
+///
+/// # Panics
+/// When it was not built.
+#[must_use]
+pub fn server_binary() -> PathBuf {
     if let Some(path) = std::env::var_os("SERVER_BIN") {
         return path.into();
     }
@@ -239,7 +243,7 @@ async fn answer(request: reqwest::RequestBuilder) -> Answer {
 fn spawn(dir: &Path, port: u16, options: &ServerOptions) -> Child {
     let log =
         std::fs::OpenOptions::new().create(true).append(true).open(dir.join("server.log")).expect("a log");
-    let mut command = Command::new(binary());
+    let mut command = Command::new(server_binary());
     command
         .current_dir(dir)
         .env("PORT", port.to_string())

@@ -74,7 +74,7 @@ async fn wrong_bodies_are_refused_by_kind() {
     let server = Server::start(ServerOptions::simulated()).await;
     let post = |path: &str| server.request("POST", path).header("content-type", "application/json");
     for path in ["/api/workshops", "/api/join", "/api/login"] {
-        for body in ["", "{", "{\"name\":", "nonsense", "\u{feff}{}"] {
+        for body in ["", "{", "{\"name\":", "nonsense", "{}}", "\u{feff}{}"] {
             let answer = server.send(post(path).body(body)).await;
             assert_eq!(
                 (answer.status, answer.code()),

@@ -9,7 +9,7 @@ use clarateach_gateway::{Gateway, GatewayConfig, Limits, PreviewDomain, Scheme};
 use clarateach_ids::InstallationId;
 use clarateach_runtime::Runtime;
 use clarateach_runtime_docker::{DockerConfig, DockerRuntime};
-//PROC use clarateach_runtime_process::{ProcessConfig, ProcessRuntime};
+use clarateach_runtime_process::{ProcessConfig, ProcessRuntime};
 use clarateach_runtime_simulated::{SimulatedConfig, SimulatedRuntime};
 use clarateach_seatproto::token::Verifier;
 use clarateach_store::sqlite::{DatabaseUrl, SqliteStore};
@@ -94,7 +94,7 @@ impl Running {
 /// See [`StartError`].
 pub async fn start(config: Config) -> Result<Running, StartError> {
     let database = database_path(&config)?;
-    let store = SqliteStore::open(&database).map_err(|error| StartError::Database(error.to_string()))?;
+    let store = SqliteStore::open(&database).map_err(|error| StartError::Database(with_causes(&error)))?;
     let state_dir = config.state_dir.clone().unwrap_or_else(|| beside(&database));
     private_dir(&state_dir).map_err(|source| StartError::StateDir { path: state_dir.clone(), source })?;
     let store: Arc<dyn Store> = Arc::new(store);
@@ -145,6 +145,11 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let serving = tokio::spawn(serve::serve(listener, routes::router(Arc::clone(&app)), stop.clone()));
     tracing::info!(%address, database = %database.display(), "Server runs on http://localhost:{}", address.port());
     Ok(Running { address, app, serving, tasks, stop })
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |all, cause| format!("{all}: {cause}"))
 }
 
 fn database_path(config: &Config) -> Result<PathBuf, StartError> {
@@ -213,7 +218,13 @@ fn runtimes(config: &Config, installation: &InstallationId, state_dir: &Path) ->
                 Ok(runtime) => runtimes.push(Arc::new(runtime)),
                 Err(error) => tracing::error!(%error, "no docker runtime"),
             }
-            //PROCBLOCK
+            if config.listen.address.ip().is_loopback() {
+                let process = ProcessConfig::new(bin.path, state_dir.join("process"), LOCAL_CAPACITY);
+                match ProcessRuntime::open(process) {
+                    Ok(runtime) => runtimes.push(Arc::new(runtime)),
+                    Err(error) => tracing::error!(%error, "no process runtime"),
+                }
+            }
         }
         Err(error) => tracing::error!(
             %error,

@@ -369,6 +369,8 @@ impl Runtime for DockerRuntime {
     }
 
     async fn dial(&self, key: &SeatKey, port: SeatPort) -> Result<BoxedSeatStream, RuntimeError> {
+        // Waits for the first look after a start. With the Engine down, seats that are known still answer.
+        let _ = self.inner.up().await;
         let (stream, secret) = self.inner.dial_workspace(key).await?;
         match port {
             SeatPort::Workspace => Ok(Box::new(stream)),

@@ -40,19 +40,15 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
             ));
         }
         let bytes = Bytes::from_request(request, state).await.map_err(|rejection| too_large(&rejection))?;
+        // First whether it is JSON at all: a body that breaks off is told so, not that a field is missing.
+        serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).map_err(|error| {
+            Failure::new(ErrorCode::MalformedJson, format!("The body is not JSON: {error}"))
+        })?;
         let mut json = serde_json::Deserializer::from_slice(&bytes);
         let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
             let path = error.path().to_string();
-            let inner = error.into_inner();
-            if inner.is_data() {
-                let field = if path == "." { String::new() } else { format!("{path}: ") };
-                Failure::new(ErrorCode::InvalidField, format!("{field}{inner}"))
-            } else {
-                Failure::new(ErrorCode::MalformedJson, format!("The body is not JSON: {inner}"))
-            }
-        })?;
-        json.end().map_err(|error| {
-            Failure::new(ErrorCode::MalformedJson, format!("The body has something behind the JSON: {error}"))
+            let field = if path == "." { String::new() } else { format!("{path}: ") };
+            Failure::new(ErrorCode::InvalidField, format!("{field}{}", error.into_inner()))
         })?;
         Ok(Self(value))
     }
