@@ -1,6 +1,10 @@
 //! Server-sent events: changed files and ports. Nothing is watched while nobody listens.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use clarateach_seatproto::{
@@ -36,6 +40,7 @@ struct Running {
     sender: broadcast::Sender<Bytes>,
     tasks: [JoinHandle<()>; 2],
     listeners: usize,
+    watching: Rc<Cell<bool>>,
 }
 
 /// Answers `GET /events`.
@@ -43,9 +48,12 @@ pub(crate) async fn route(seat: Rc<Seat>, request: &Request) -> Answer {
     expect_method(request, &Method::GET)?;
     let (sender, body) = Body::stream(None);
     tokio::task::spawn_local(async move {
-        let mut events = subscribe(&seat);
-        let first = encode(&Event::Ports(PortsChanged { ports: seat.ports.list() }));
-        let mut next = Some(first);
+        let (mut events, watching) = subscribe(&seat);
+        let mut first = encode(&Event::Ports(PortsChanged { ports: seat.ports.list() })).to_vec();
+        if watching {
+            first.extend_from_slice(&missed());
+        }
+        let mut next = Some(first.into());
         let mut alive = tokio::time::interval(KEEP_ALIVE);
         loop {
             if let Some(event) = next.take()
@@ -71,18 +79,20 @@ pub(crate) async fn route(seat: Rc<Seat>, request: &Request) -> Answer {
     Ok(response)
 }
 
-fn subscribe(seat: &Rc<Seat>) -> broadcast::Receiver<Bytes> {
+/// The events from now on, and whether files are watched already.
+fn subscribe(seat: &Rc<Seat>) -> (broadcast::Receiver<Bytes>, bool) {
     let mut running = seat.events.running.borrow_mut();
     let running = running.get_or_insert_with(|| {
         let sender = broadcast::Sender::new(BEHIND);
+        let watching = Rc::new(Cell::new(false));
         let tasks = [
-            tokio::task::spawn_local(watch_files(seat.clone(), sender.clone())),
+            tokio::task::spawn_local(watch_files(seat.clone(), sender.clone(), watching.clone())),
             tokio::task::spawn_local(watch_ports(seat.clone(), sender.clone())),
         ];
-        Running { sender, tasks, listeners: 0 }
+        Running { sender, tasks, listeners: 0, watching }
     });
     running.listeners += 1;
-    running.sender.subscribe()
+    (running.sender.subscribe(), running.watching.get())
 }
 
 fn unsubscribe(seat: &Seat) {
@@ -96,12 +106,13 @@ fn unsubscribe(seat: &Seat) {
     }
 }
 
-async fn watch_files(seat: Rc<Seat>, sender: broadcast::Sender<Bytes>) {
+async fn watch_files(seat: Rc<Seat>, sender: broadcast::Sender<Bytes>, watching: Rc<Cell<bool>>) {
     let mut watch = match Watch::start(seat.files.clone()).await {
         Ok(watch) => watch,
         Err(error) => return crate::say(&format!("watching files: {error}")),
     };
     // What happened before the watches were set can't be known.
+    watching.set(true);
     let _ = sender.send(missed());
     loop {
         let Ok(mut changed) = watch.changed().await else { return };

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use crate::harness::{Seat, is_root};
 
 fn put(seat: &Seat, path: &str, content: &str) -> Value {
-    let (status, answer) = seat.call("PUT", &format!("/files/{path}"), json!({ "content": content }));
+    let encoded = percent_encoding::utf8_percent_encode(path, percent_encoding::NON_ALPHANUMERIC);
+    let (status, answer) = seat.call("PUT", &format!("/files/{encoded}"), json!({ "content": content }));
     assert!(status == 200 || status == 201, "{path}: {status} {answer}");
     answer
 }

@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::{self, Message, WebSocket, client::IntoClien
 
 pub(crate) const SECRET: &str = "correct horse battery staple";
 /// For anything that must happen.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(15);
 
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
@@ -338,10 +338,16 @@ impl Terminal {
 
     /// Runs a command line to its end and returns its output.
     pub(crate) fn run(&mut self, command: &str) -> String {
-        self.type_in(&format!("{command}; printf 'do''ne\\n'\n"));
+        self.type_in(&format!("printf 'be''gin\\n'\n{command}\nprintf 'do''ne\\n'\n"));
         let all = self.read_until("done\r\n");
-        let start = all.find("'\r\n").or_else(|| all.find("\\n'\r\n")).map_or(0, |at| at + 3);
-        all[start..].trim_end_matches("done\r\n").replace("\r\n", "\n")
+        let all = all.split_once("begin\r\n").map_or(&*all, |(_, rest)| rest);
+        let end = all.find("done\r\n").unwrap_or(all.len());
+        // Without the prompts, and without the typed lines that are echoed behind them.
+        let lines = all[..end].split("\r\n").map(|line| line.trim_start_matches("$ "));
+        let typed: Vec<&str> = command.lines().map(str::trim).chain(["printf 'do''ne\\n'"]).collect();
+        let kept: Vec<&str> =
+            lines.filter(|line| !typed.iter().any(|t| t.trim_end() == line.trim_end())).collect();
+        kept.join("\n")
     }
 
     /// The next frame that is neither output nor news of the size.
