@@ -112,6 +112,10 @@ impl<R: ReadAt> Entries<R> {
             0 | b'0' | b'7' | b'S' => {
                 stored = size;
                 let map = self.file_map(header, &pax, position, size, &mut data)?;
+                if header.type_flag() == b'S' {
+                    // The blocks in which an old GNU map goes on are not counted in the size; a PAX map is.
+                    stored = stored.saturating_add(data - position - BLOCK as u64);
+                }
                 EntryKind::File(map)
             }
             b'1' => EntryKind::HardLink(link()),
