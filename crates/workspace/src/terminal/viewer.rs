@@ -10,7 +10,10 @@ use std::{
 
 use clarateach_seatproto::terminal::{MAX_INPUT_BYTES, ServerFrame};
 use futures_util::{Sink, Stream as _};
-use tokio::time::Sleep;
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    time::Sleep,
+};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -37,7 +40,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Without a sign of life for so long, the connection is closed.
 const SILENCE: Duration = Duration::from_secs(300);
 /// For the client to answer our close frame.
-const GOODBYE: Duration = Duration::from_secs(5);
+const GOODBYE: Duration = Duration::from_secs(2);
 /// Payload of keep-alive pings; those of the window are eight bytes.
 const ALIVE: &[u8] = b"alive";
 
@@ -74,6 +77,9 @@ struct Viewer {
     timer: Pin<Box<Sleep>>,
     next_ping: Instant,
     closing: bool,
+    /// What comes in can't be understood any more and is thrown away until the client closes: closing over unread
+    /// bytes would take our last frames from it.
+    broken: bool,
     unflushed: bool,
 }
 
@@ -111,6 +117,7 @@ pub(super) async fn serve(
         timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
         next_ping: now + KEEP_ALIVE,
         closing: false,
+        broken: false,
         unflushed: false,
     };
     if foreign || wishes.since.is_some_and(|since| since > attached.position) {
@@ -176,12 +183,15 @@ impl Viewer {
     }
 
     fn poll_incoming(&mut self, context: &mut Context<'_>) -> Result<(), tungstenite::Error> {
+        if self.broken {
+            return self.throw_away(context);
+        }
         // A client that floods must not keep the others from their turn.
         for _ in 0..64 {
             match Pin::new(&mut self.socket).poll_next(context) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(None) => return Err(tungstenite::Error::ConnectionClosed),
-                Poll::Ready(Some(Err(error))) => return self.broken(error),
+                Poll::Ready(Some(Err(error))) => return self.broken(error, context),
                 Poll::Ready(Some(Ok(message))) => {
                     if !self.closing {
                         self.heard = Instant::now();
@@ -195,7 +205,11 @@ impl Viewer {
     }
 
     /// A message over every limit or text that is no UTF-8 can't be read past: say so and close.
-    fn broken(&mut self, error: tungstenite::Error) -> Result<(), tungstenite::Error> {
+    fn broken(
+        &mut self,
+        error: tungstenite::Error,
+        context: &mut Context<'_>,
+    ) -> Result<(), tungstenite::Error> {
         let (code, close) = match &error {
             tungstenite::Error::Capacity(_) => ("TOO_LARGE", CloseCode::Size),
             tungstenite::Error::Utf8(_) => ("MALFORMED_FRAME", CloseCode::Invalid),
@@ -206,6 +220,23 @@ impl Viewer {
         }
         self.complain(Complaint::new(code, error.to_string()));
         self.close(close, code);
+        self.broken = true;
+        self.throw_away(context)
+    }
+
+    fn throw_away(&mut self, context: &mut Context<'_>) -> Result<(), tungstenite::Error> {
+        let mut bytes = [0; 8 << 10];
+        for _ in 0..64 {
+            let mut bytes = ReadBuf::new(&mut bytes);
+            match Pin::new(self.socket.get_mut()).poll_read(context, &mut bytes) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(read) => read?,
+            }
+            if bytes.filled().is_empty() {
+                return Err(tungstenite::Error::ConnectionClosed);
+            }
+        }
+        context.waker().wake_by_ref();
         Ok(())
     }
 

@@ -338,13 +338,13 @@ impl Terminal {
 
     /// Runs a command line to its end and returns its output.
     pub(crate) fn run(&mut self, command: &str) -> String {
-        self.type_in(&format!("printf 'be''gin\\n'\n{command}\nprintf 'do''ne\\n'\n"));
-        let all = self.read_until("done\r\n");
+        self.type_in(&format!("printf 'be''gin\\n'\n{command}\nprintf 'run-ov''er\\n'\n"));
+        let all = self.read_until("run-over\r\n");
         let all = all.split_once("begin\r\n").map_or(&*all, |(_, rest)| rest);
-        let end = all.find("done\r\n").unwrap_or(all.len());
+        let end = all.find("run-over\r\n").unwrap_or(all.len());
         // Without the prompts, and without the typed lines that are echoed behind them.
         let lines = all[..end].split("\r\n").map(|line| line.trim_start_matches("$ "));
-        let typed: Vec<&str> = command.lines().map(str::trim).chain(["printf 'do''ne\\n'"]).collect();
+        let typed: Vec<&str> = command.lines().map(str::trim).chain(["printf 'run-ov''er\\n'"]).collect();
         let kept: Vec<&str> =
             lines.filter(|line| !typed.iter().any(|t| t.trim_end() == line.trim_end())).collect();
         kept.join("\n")

@@ -135,8 +135,9 @@ fn orphans_are_reaped_and_shells_keep_their_status() {
     let mut terminal = seat.terminal("");
     // Grandchildren whose parents are gone end up with us.
     let pids = terminal.run("for i in 1 2 3 4 5; do sh -c 'sleep 0.2 & echo pid $!'; done");
-    let pids: Vec<u32> = pids.lines().filter_map(|l| l.strip_prefix("pid ")?.parse().ok()).collect();
-    assert_eq!(pids.len(), 5);
+    let found: Vec<u32> = pids.lines().filter_map(|l| l.strip_prefix("pid ")?.parse().ok()).collect();
+    assert_eq!(found.len(), 5, "{pids:?}");
+    let pids = found;
     wait_for("the orphans to end", || pids.iter().all(|p| !lives(*p)));
     wait_for("no zombie to be left", || zombies(seat.pid()) == 0);
     terminal.type_in("exit 42\n");
