@@ -16,6 +16,8 @@ pub struct ServerOptions {
     pub env: Vec<(String, String)>,
     /// `Authorization: Bearer` on every call.
     pub token: Option<String>,
+    /// Another binary than the one beside the test.
+    pub binary: Option<PathBuf>,
 }
 
 impl ServerOptions {
@@ -179,7 +181,6 @@ impl Server {
     }
 
     /// A request with the options' token.
-    #[must_use]
     pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         let method = method.parse().expect("a method");
         let url = if path.starts_with("http") { path.to_owned() } else { self.url(path) };
@@ -243,7 +244,7 @@ async fn answer(request: reqwest::RequestBuilder) -> Answer {
 fn spawn(dir: &Path, port: u16, options: &ServerOptions) -> Child {
     let log =
         std::fs::OpenOptions::new().create(true).append(true).open(dir.join("server.log")).expect("a log");
-    let mut command = Command::new(server_binary());
+    let mut command = Command::new(options.binary.clone().unwrap_or_else(server_binary));
     command
         .current_dir(dir)
         .env("PORT", port.to_string())

@@ -122,7 +122,7 @@ async fn a_held_seat_that_dies_is_restarted_on_its_own_disk() {
         .json(&json!({"content": "kept", "encoding": "utf-8"}));
     assert!(server.send(put).await.status < 300);
     let container = server.get("/api/admin/vms").await.text("/vms/0/handle");
-    leaks::run("docker", &["kill", &container]);
+    let _ = leaks::run("docker", &["kill", &container]);
     wait_for("it is seen", Duration::from_secs(10), || async {
         let view = server.get(&format!("/api/session/{session}")).await;
         (view.body["status"] == "unreachable").then_some(())

@@ -66,7 +66,7 @@ async fn a_full_disk_refuses_writes_and_loses_nothing() {
     }
     let disk = tempfile::tempdir().unwrap();
     let at = disk.path().to_str().unwrap().to_owned();
-    leaks::run("mount", &["-t", "tmpfs", "-o", "size=2m", "tmpfs", &at]);
+    let _ = leaks::run("mount", &["-t", "tmpfs", "-o", "size=2m", "tmpfs", &at]);
     let options = ServerOptions::simulated()
         .env("DATABASE_URL", &format!("{at}/clarateach.db"))
         .env("STATE_DIR", &format!("{at}/state"));
@@ -94,7 +94,7 @@ async fn a_full_disk_refuses_writes_and_loses_nothing() {
     })
     .await;
     drop(server);
-    leaks::run("umount", &[&at]);
+    let _ = leaks::run("umount", &[&at]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,7 +34,7 @@ use clarateach_runtime::{
 };
 use futures_util::StreamExt;
 use jiff::Timestamp;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{OnceCell, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -53,6 +53,8 @@ pub use image::DEFAULT_IMAGE;
 /// How long a question waits for the first look at the Engine.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
 const DIAL: Duration = Duration::from_secs(5);
+/// What the kernel may hold of a seat's output, in bytes.
+const RECEIVE_BUFFER: u32 = 64 * 1024;
 const LOG_LIMIT: usize = 64 * 1024;
 
 /// What a [`DockerRuntime`] needs to know.
@@ -260,7 +262,7 @@ impl Inner {
                 None => return Err(unreachable("it is not running".to_owned())),
             }
         };
-        let stream = match tokio::time::timeout(DIAL, TcpStream::connect((address, WORKSPACE_PORT))).await {
+        let stream = match tokio::time::timeout(DIAL, connect(address)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(unreachable(error.to_string())),
             Err(_) => return Err(unreachable(format!("no answer within {} s", DIAL.as_secs()))),
@@ -268,6 +270,14 @@ impl Inner {
         stream.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
         Ok((stream, secret))
     }
+}
+
+/// A connection that keeps little in the kernel: what a slow reader has not taken yet stays in the seat, where Ctrl-C
+/// can overtake it.
+async fn connect(address: std::net::IpAddr) -> std::io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    socket.connect((address, WORKSPACE_PORT).into()).await
 }
 
 #[async_trait]

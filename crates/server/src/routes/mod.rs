@@ -85,7 +85,7 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(axum::middleware::from_fn(reply::no_store));
     let inside = Router::new()
         .merge(api)
-        .nest("/proxy/{workshop}/{seat}", app.gateway.router())
+        .nest_service("/proxy/{workshop}/{seat}", app.gateway.router())
         .fallback(web::page)
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), guard::host_and_origin))
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(reply::panicked));
