@@ -149,7 +149,7 @@ pub async fn until_ready(runtime: &dyn Runtime, key: &SeatKey, generation: u64) 
 }
 
 /// One request to a seat's workspace.
-async fn request(
+pub async fn request(
     runtime: &dyn Runtime,
     seat: &DesiredSeat,
     method: Method,

@@ -1,5 +1,8 @@
 //! A Docker runtime to test, with an installation of its own.
 
+// Each test file uses a part of this.
+#![allow(dead_code)]
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -47,6 +50,16 @@ pub(crate) async fn docker(test: &str) -> Option<Docker> {
 }
 
 impl Docker {
+    /// Runs a command as the learner in the seat; whether it succeeded, and what it printed.
+    pub(crate) fn run_in(&self, key: &SeatKey, command: &str) -> (bool, String) {
+        let container = self.container(key);
+        let output = std::process::Command::new("docker")
+            .args(["exec", "--user", "1000", &container, "sh", "-c", command])
+            .output()
+            .expect("docker exec");
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     pub(crate) fn config(&self) -> DockerConfig {
         let state = self.state.path().to_owned();
         DockerConfig::new(self.installation.clone(), self.workspace.clone(), state, self.capacity)
@@ -95,7 +108,8 @@ impl Harness for Docker {
 
     async fn echo(&self, key: &SeatKey) -> Option<u16> {
         let serve = "nc -ll -p 8000 -e cat";
-        let _ = run("docker", &["exec", "--detach", "--user", "1000", &self.container(key), "sh", "-c", serve]);
+        let _ =
+            run("docker", &["exec", "--detach", "--user", "1000", &self.container(key), "sh", "-c", serve]);
         Some(8000)
     }
 
@@ -148,4 +162,13 @@ impl Drop for Docker {
             let _ = std::process::Command::new("docker").args(arguments).output();
         }
     }
+}
+
+/// The firewall table of an installation, as docs/runtimes.md says.
+pub(crate) fn table_of(installation: &InstallationId) -> String {
+    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let hash = blake3::hash(installation.as_str().as_bytes());
+    let short: String =
+        hash.as_bytes()[..5].iter().map(|b| char::from(ALPHABET[usize::from(b & 31)])).collect();
+    format!("clarateach_{short}")
 }
