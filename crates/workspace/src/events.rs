@@ -25,7 +25,7 @@ const BEHIND: usize = 64;
 /// Changes of files within this time come as one event.
 const TOGETHER: Duration = Duration::from_millis(50);
 /// Between two looks at the listeners.
-const PORTS_EVERY: Duration = Duration::from_millis(500);
+const PORTS_EVERY: Duration = Duration::from_secs(1);
 /// Between two comments that keep the connection open.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 

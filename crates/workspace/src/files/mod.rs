@@ -39,9 +39,15 @@ pub(crate) struct Files {
 impl Files {
     /// Opens the workspace directory and starts the threads that act as the learner.
     pub(crate) fn open(path: PathBuf, learner: &Learner) -> std::io::Result<Files> {
+        let pool = Pool::start(learner)?;
+        // As the learner, for root without its capabilities may not pass through what is closed to others.
+        let root = pool.wait_for(move || {
+            std::fs::create_dir_all(&path)?;
+            Root::open(path)
+        })?;
         Ok(Files {
-            root: Arc::new(Root::open(path)?),
-            pool: Rc::new(Pool::start(learner)?),
+            root: Arc::new(root),
+            pool: Rc::new(pool),
             archives: archive::permits(),
             questions: Questions::default(),
         })

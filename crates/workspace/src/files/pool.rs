@@ -89,6 +89,16 @@ impl Pool {
         self.jobs.send(Box::new(job)).map_err(|e| Refusal::internal(&e))
     }
 
+    /// Runs something on a thread of its own and waits for it.
+    pub(super) fn wait_for<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let (answer, answered) = mpsc::channel();
+        self.detached(move || drop(answer.send(work())))?;
+        answered.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended early")))
+    }
+
     /// Runs something long on a thread of its own.
     pub(super) fn detached(&self, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
         spawn(self.identity.clone(), work)

@@ -1,10 +1,11 @@
 //! Pseudo-terminals and the shells on them.
 
 use std::{
+    ffi::CString,
     io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::process::CommandExt,
+        unix::{ffi::OsStrExt, process::CommandExt},
     },
     path::Path,
     process::{Command, Stdio},
@@ -59,10 +60,10 @@ impl Pty {
             .env_clear()
             .envs(learner.env.iter().map(|(n, v)| (n, v)))
             .env("PWD", directory)
-            .current_dir(directory)
             .stdin(Stdio::from(slave.try_clone()?))
             .stdout(Stdio::from(slave.try_clone()?))
             .stderr(Stdio::from(slave));
+        let directory = CString::new(directory.as_os_str().as_bytes())?;
         let ids = learner.drops.then(|| {
             let groups: Vec<Gid> = learner.groups.iter().map(|g| Gid::from_raw(*g)).collect();
             (groups, Gid::from_raw(learner.gid), Uid::from_raw(learner.uid))
@@ -76,7 +77,8 @@ impl Pty {
                 rustix::thread::set_thread_res_gid(*gid, *gid, *gid)?;
                 rustix::thread::set_thread_res_uid(*uid, *uid, *uid)?;
             }
-            Ok(())
+            // As the learner: root without its capabilities may not enter a directory that is closed to others.
+            Ok(rustix::process::chdir(&*directory)?)
         };
         // SAFETY: the closure runs in the forked child, where only async-signal-safe calls are allowed: it makes plain
         // system calls on data allocated before the fork, and neither allocates nor locks.

@@ -19,7 +19,7 @@ const PING_EVERY: u64 = 12 << 10;
 /// Wanted waiting time of output that is under way, beyond the bare round trip.
 const TARGET: Duration = Duration::from_millis(6);
 /// How long the first answer may take before the client counts as one that doesn't answer.
-const PATIENCE: Duration = Duration::from_millis(1500);
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The window of one viewer. Positions are those of the terminal's stream.
 #[derive(Debug)]

@@ -149,16 +149,17 @@ fn orphans_are_reaped_and_shells_keep_their_status() {
 fn sigterm_ends_everything_quickly_and_leaves_nothing() {
     let mut seat = Seat::start();
     let mut terminal = seat.terminal("");
-    let command = "sleep 1000 & echo pid $!; nohup sleep 1000 >/dev/null 2>&1 & echo pid $!; \
-                   sh -c 'trap \"\" HUP TERM INT; while :; do sleep 1000; done' & echo pid $!; \
-                   setsid sh -c 'trap \"\" HUP TERM; sleep 1000 & echo pid $$ $!; wait' & sleep 0.3; echo pid $$";
-    let pids = terminal.run(command);
-    let pids: Vec<u32> = pids
-        .lines()
-        .filter_map(|line| line.strip_prefix("pid "))
-        .flat_map(|pids| pids.split_whitespace().map(|p| p.parse().unwrap()))
-        .collect();
-    assert!(pids.len() == 6 && pids.iter().all(|p| lives(*p)), "{pids:?}");
+    let command = "sleep 1000 & echo $! >> pids; nohup sleep 1000 >/dev/null 2>&1 & echo $! >> pids; \
+                   sh -c 'trap \"\" HUP TERM INT; while :; do sleep 1000; done' & echo $! >> pids; \
+                   setsid sh -c 'trap \"\" HUP TERM; sleep 1000 & echo $$ $! >> pids; wait' & echo $$ >> pids";
+    terminal.run(command);
+    let mut pids: Vec<u32> = Vec::new();
+    wait_for("all to run", || {
+        let text = std::fs::read_to_string(seat.root().join("pids")).unwrap_or_default();
+        pids = text.split_whitespace().filter_map(|p| p.parse().ok()).collect();
+        pids.len() == 6
+    });
+    assert!(pids.iter().all(|p| lives(*p)), "{pids:?}");
     let asked = Instant::now();
     seat.signal(Signal::TERM);
     let status = seat.child.wait().unwrap();
@@ -191,7 +192,15 @@ fn works_as_process_1_with_the_capabilities_of_a_container() {
         "-all",
         env!("CARGO_BIN_EXE_workspace"),
     ]);
-    let seat = Seat::launch(command, Some(free_port()), |_| {});
+    let seat = Seat::launch(command, Some(free_port()), |command| {
+        // Behind a directory that is closed to others.
+        let root = command.get_envs().find(|(name, _)| *name == "CLARATEACH_ROOT").and_then(|(_, root)| root);
+        let closed = std::path::Path::new(root.unwrap()).join("closed");
+        std::fs::create_dir(&closed).unwrap();
+        std::os::unix::fs::chown(&closed, Some(1000), Some(1000)).unwrap();
+        std::fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        command.env("CLARATEACH_ROOT", closed.join("work"));
+    });
     let mut terminal = seat.terminal("");
     assert_eq!(terminal.run("id -u; echo $PPID").trim(), "1000\n1");
     assert_closed(&mut terminal);

@@ -2,6 +2,8 @@
 //!
 //! As root the learner is uid 1000; as anybody else the seat runs with `CLARATEACH_UID=self`.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod events;
 mod files;
 mod harness;
