@@ -47,6 +47,14 @@ impl TinyImage {
     /// # Errors
     /// Why it can't be made.
     pub fn import(&self, tag: &str) -> Result<(), String> {
+        self.import_with(Command::new("docker"), tag)
+    }
+
+    /// [`TinyImage::import`] with a `docker` command for another Engine.
+    ///
+    /// # Errors
+    /// Why it can't be made.
+    pub fn import_with(&self, mut import: Command, tag: &str) -> Result<(), String> {
         let root = tempfile::tempdir().map_err(|error| error.to_string())?;
         self.lay_out(root.path())?;
         let mut tar = Command::new("tar")
@@ -57,7 +65,6 @@ impl TinyImage {
             .spawn()
             .map_err(|error| format!("tar: {error}"))?;
         let archive = tar.stdout.take().ok_or("tar has no output")?;
-        let mut import = Command::new("docker");
         import.arg("import");
         for change in self.changes {
             import.args(["--change", change]);

@@ -1,6 +1,7 @@
 //! Simulated runtime, fault injection, wait-for and leak counters for tests. A dev-dependency only.
 
 pub mod docker;
+pub mod dockerd;
 pub mod leaks;
 pub mod seat_binary;
 mod skip;

@@ -1,0 +1,146 @@
+//! A Docker Engine of a test's own, to be stopped, killed and filled up without disturbing anybody.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::wait_for_blocking;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The Engine. It keeps containers over its own restarts (live-restore), leaves the host's firewall alone, and its
+/// data is on a file system of a size of its own. Everything goes when it is dropped.
+#[derive(Debug)]
+pub struct PrivateDocker {
+    directory: TempDir,
+    engine: Option<Child>,
+}
+
+impl PrivateDocker {
+    /// Prepares an Engine that is not yet started, with `size_mb` MiB of disk.
+    ///
+    /// # Errors
+    /// Why this machine can't run one.
+    pub fn prepare(size_mb: u32) -> Result<Self, String> {
+        let directory =
+            tempfile::Builder::new().prefix("ctd").tempdir().map_err(|error| error.to_string())?;
+        let data = directory.path().join("data");
+        std::fs::create_dir(&data).map_err(|error| error.to_string())?;
+        let size = format!("size={size_mb}m");
+        let mount = ["-t", "tmpfs", "-o", &size, "tmpfs"];
+        let output = Command::new("mount")
+            .args(mount)
+            .arg(&data)
+            .output()
+            .map_err(|error| format!("mount: {error}"))?;
+        if !output.status.success() {
+            return Err(format!(
+                "a Docker Engine of its own needs a mount: {}",
+                String::from_utf8_lossy(&output.stderr)
+            ));
+        }
+        Ok(Self { directory, engine: None })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.path("docker.sock")
+    }
+
+    /// Where its data is.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.path("data")
+    }
+
+    /// A `docker` command for this Engine.
+    #[must_use]
+    pub fn docker(&self) -> Command {
+        let mut command = Command::new("docker");
+        command.env("DOCKER_HOST", format!("unix://{}", self.socket().display()));
+        command
+    }
+
+    /// Starts it and waits until it answers.
+    ///
+    /// # Panics
+    /// With its last words when it doesn't.
+    pub fn start(&mut self) {
+        let log = std::fs::File::options().create(true).append(true).open(self.path("log")).expect("a log");
+        let option = |name: &str, path: &Path| format!("--{name}={}", path.display());
+        let engine = Command::new("dockerd")
+            .arg(option("data-root", &self.data()))
+            .arg(option("exec-root", &self.path("exec")))
+            .arg(option("pidfile", &self.path("pid")))
+            .arg(format!("--host=unix://{}", self.socket().display()))
+            .args(["--bridge=none", "--iptables=false", "--ip-masq=false", "--live-restore"])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log"))
+            .stderr(log)
+            .spawn()
+            .expect("dockerd");
+        self.engine = Some(engine);
+        wait_for_blocking("a Docker Engine of the test's own", PATIENCE, || {
+            self.docker().arg("info").output().is_ok_and(|output| output.status.success()).then_some(())
+        });
+    }
+
+    /// Asks it to stop and waits until it has.
+    pub fn stop(&mut self) {
+        self.end("-TERM");
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        self.end("-KILL");
+    }
+
+    fn end(&mut self, signal: &str) {
+        if let Some(mut engine) = self.engine.take() {
+            let _ = Command::new("kill").args([signal, &engine.id().to_string()]).output();
+            let _ = engine.wait();
+            // What a killed one leaves, its successor refuses to start over.
+            let _ = std::fs::remove_file(self.path("pid"));
+        }
+    }
+}
+
+impl Drop for PrivateDocker {
+    fn drop(&mut self) {
+        if self.engine.is_none() {
+            self.start();
+        }
+        if let Ok(output) = self.docker().args(["ps", "--all", "--quiet"]).output() {
+            for id in String::from_utf8_lossy(&output.stdout).split_whitespace() {
+                let _ = self.docker().args(["rm", "--force", "--volumes", id]).output();
+            }
+        }
+        if let Ok(output) =
+            self.docker().args(["network", "ls", "--quiet", "--filter", "type=custom"]).output()
+        {
+            for id in String::from_utf8_lossy(&output.stdout).split_whitespace() {
+                let _ = self.docker().args(["network", "rm", id]).output();
+            }
+        }
+        self.stop();
+        // Its containerd outlives a killed Engine.
+        for left in crate::leaks::processes(&self.path("exec").display().to_string()) {
+            let pid = left.split(' ').nth(1).unwrap_or_default();
+            let _ = Command::new("kill").args(["-KILL", pid]).output();
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let own = self.directory.path().display().to_string();
+        for line in mounts.lines().rev() {
+            if let Some(target) = line.split(' ').nth(1).filter(|target| target.starts_with(&own)) {
+                let _ = Command::new("umount").args(["--lazy", target]).output();
+            }
+        }
+    }
+}
