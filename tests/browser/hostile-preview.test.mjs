@@ -88,7 +88,7 @@ test("a hostile preview gets nowhere", { timeout: 300_000 }, async (t) => {
   const workshop = await createWorkshop(teacher.page, { name: "Hostile", seats: 1 });
   const api = teacher.context.request;
   const port = somePort();
-  const step = stepsOf(t);
+  const step = stepsOf(t, { teacher, learner });
   try {
     await joinWorkshop(learner.page, { code: workshop.code, name: "Mallory" });
     for (const name of ["server.py", "page.html", "attack.js", "worker.js"]) {
@@ -105,7 +105,7 @@ test("a hostile preview gets nowhere", { timeout: 300_000 }, async (t) => {
     });
 
     await step("from the instructor's browser, who looks in", async (t) => {
-      await teacher.page.getByRole("button", { name: "Look into seat 1" }).click();
+      await teacher.page.getByRole("button", { name: /^Look in.*\(seat 1\)$/ }).click();
       await connected(teacher.page);
       const result = await attack(teacher.page, port, { ...about, who: "instructor" }, t);
       assertHarmless(result);

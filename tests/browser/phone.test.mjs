@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { launch, person } from "./lib/browser.mjs";
-import { createWorkshop, deleteWorkshop, joinWorkshop, terminalShows } from "./lib/pages.mjs";
+import { createWorkshop, deleteWorkshop, editor, joinWorkshop, terminalShows } from "./lib/pages.mjs";
 import { shot } from "./lib/settings.mjs";
 
 let browser;
@@ -38,7 +38,7 @@ test("a phone is enough to take part", { timeout: 240_000 }, async () => {
     await page.getByRole("button", { name: "New file" }).tap();
     await page.getByRole("dialog").getByRole("textbox").fill("notes.md");
     await page.getByRole("dialog").getByRole("button", { name: "Create" }).tap();
-    await page.locator(".code:not([hidden]) .cm-content").tap();
+    await editor(page, "notes.md").tap();
     await page.keyboard.type("# Notes");
     await page.getByRole("button", { name: "Save", exact: true }).tap();
     await page.getByRole("button", { name: "Saved" }).waitFor();

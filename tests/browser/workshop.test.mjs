@@ -7,10 +7,12 @@ import {
   connected,
   createWorkshop,
   deleteWorkshop,
+  editor,
   joinWorkshop,
   newFile,
   openPreview,
   somePort,
+  tab,
   terminalShows,
   typeLine,
 } from "./lib/pages.mjs";
@@ -28,7 +30,7 @@ test("an instructor teaches, a learner works, and everything ends", { timeout: 3
   const learner = await person(browser);
   const late = await person(browser);
   let workshop;
-  const step = stepsOf(t);
+  const step = stepsOf(t, { teacher, learner, late });
 
   await step("the instructor creates a workshop by clicking", async () => {
     workshop = await createWorkshop(teacher.page, { name: "Intro <b>to</b> Shells", seats: 1 });
@@ -65,7 +67,7 @@ test("an instructor teaches, a learner works, and everything ends", { timeout: 3
   await step("a file is created, edited, saved and seen in the terminal", async () => {
     const { page } = learner;
     await newFile(page, "hello.py");
-    await page.locator(".code:not([hidden]) .cm-content").click();
+    await editor(page, "hello.py").click();
     await page.keyboard.type("print('héllo, world 😀')");
     await page.getByRole("button", { name: "Save", exact: true }).waitFor();
     await page.keyboard.press("Control+s");
@@ -79,12 +81,12 @@ test("an instructor teaches, a learner works, and everything ends", { timeout: 3
     const { page } = learner;
     await typeLine(page, "echo '# from the shell' > hello.py");
     await page.locator(".cm-line", { hasText: "# from the shell" }).waitFor();
-    await page.locator(".code:not([hidden]) .cm-content").click();
+    await editor(page, "hello.py").click();
     await page.keyboard.press("Control+End");
     await page.keyboard.type("mine = 1");
     await typeLine(page, "echo '# again' > hello.py");
     await page.getByText("changed on disk while you were editing").waitFor();
-    await page.locator(".code:not([hidden]) .cm-content").click();
+    await editor(page, "hello.py").click();
     await page.keyboard.press("Control+s");
     await page.screenshot({ path: shot("conflict") });
     await typeLine(page, "cat hello.py; echo still-there");
@@ -112,12 +114,12 @@ test("an instructor teaches, a learner works, and everything ends", { timeout: 3
   await step("a second terminal, and its end", async () => {
     const { page } = learner;
     await page.getByRole("button", { name: "New terminal" }).click();
-    await page.getByRole("tab", { name: "Terminal 2", selected: true }).waitFor();
+    await page.locator(".tab.active", { hasText: "Terminal 2" }).waitFor();
     await connected(page);
     await typeLine(page, "exit 7");
     await page.getByText("The shell has ended with code 7.").waitFor();
     await page.getByRole("button", { name: "Close this one" }).click();
-    await page.getByRole("tab", { name: "Terminal 2" }).waitFor({ state: "detached" });
+    await tab(page, "Terminal 2").waitFor({ state: "detached" });
   });
 
   await step("a reload gives the same seat with its terminal", async () => {
@@ -145,13 +147,13 @@ test("an instructor teaches, a learner works, and everything ends", { timeout: 3
     const { page } = learner;
     const port = somePort();
     await typeLine(page, `python3 -m http.server ${port} --bind 127.0.0.1`);
-    const tab = await openPreview(page, port);
-    await tab.getByText("hello.py").waitFor();
+    const preview = await openPreview(page, port);
+    await preview.getByText("hello.py").waitFor();
     // An origin of its own, or an opaque one ("null") in a sandbox.
-    assert.notEqual(await tab.evaluate(() => self.origin), new URL(url).origin);
-    assert.ok(!/capability|token/.test(tab.url()), "no capability in the address");
-    await tab.screenshot({ path: shot("preview") });
-    await tab.close();
+    assert.notEqual(await preview.evaluate(() => self.origin), new URL(url).origin);
+    assert.ok(!/capability|token/.test(preview.url()), "no capability in the address");
+    await preview.screenshot({ path: shot("preview") });
+    await preview.close();
     await page.locator(".terminal-host").first().click();
     await page.keyboard.press("Control+c");
   });
@@ -163,7 +165,7 @@ test("an instructor teaches, a learner works, and everything ends", { timeout: 3
     await card.getByText("Ada").waitFor();
     await card.getByText("Working").waitFor();
     await page.screenshot({ path: shot("instructor-occupied"), fullPage: true });
-    await page.getByRole("button", { name: "Look into seat 1" }).click();
+    await page.getByRole("button", { name: /^Look in.*\(seat 1\)$/ }).click();
     await connected(page);
     await terminalShows(page, /before-the-42-reload/);
     await typeLine(page, "echo help-from-the-teacher-$((6*7))");

@@ -88,9 +88,14 @@ export async function newFile(page, path) {
   const dialog = page.getByRole("dialog");
   await dialog.getByRole("textbox").fill(path);
   await dialog.getByRole("button", { name: "Create" }).click();
-  await page.getByRole("tab", { name: path }).waitFor();
-  await page.locator(".code:not([hidden]) .cm-content").waitFor();
+  await editor(page, path).waitFor();
 }
+
+/** The editor of a file; visible while that file is in front. */
+export const editor = (page, path) => page.getByLabel(`Text of ${path}`, { exact: true });
+
+/** The button that brings a file or terminal to the front. */
+export const tab = (page, name) => page.getByRole("button", { name, exact: true });
 
 /** Puts a file into the workspace by the upload button. */
 export async function upload(page, name, text) {

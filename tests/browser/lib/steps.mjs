@@ -1,5 +1,10 @@
-/** Steps of one story: each is a subtest, and after the first that fails the rest is not tried. */
-export function stepsOf(t) {
+import { shot } from "./settings.mjs";
+
+/**
+ * Steps of one story: each is a subtest, and after the first that fails the rest is not tried. What `people` then see is
+ * kept as screenshots.
+ */
+export function stepsOf(t, people = {}) {
   return async (name, action) => {
     let problem;
     await t.test(name, async (step) => {
@@ -7,6 +12,7 @@ export function stepsOf(t) {
         await action(step);
       } catch (error) {
         problem = error;
+        for (const [who, { page }] of Object.entries(people)) await page.screenshot({ path: shot(`failed-${who}`) }).catch(() => {});
         throw error;
       }
     });

@@ -22,10 +22,10 @@ export function EditorPane({ access, store, shown }: { access: SeatAccess; store
   return (
     <section class="pane editor-pane" aria-label="Editor" hidden={!shown}>
       <div class="pane-bar">
-        <div class="tabs" role="tablist" aria-label="Open files">
+        <div class="tabs" role="group" aria-label="Open files">
           {open.map((document) => (
             <span key={document.path} class={document.path === active ? "tab active" : "tab"}>
-              <button role="tab" aria-selected={document.path === active} title={document.path} onClick={() => store.show(document.path)}>
+              <button class="tab-name" aria-current={document.path === active ? "true" : undefined} title={document.path} onClick={() => store.show(document.path)}>
                 {nameOf(document.path)}
                 {document.dirty && <span class="dirty" role="img" aria-label="not saved"> ●</span>}
               </button>

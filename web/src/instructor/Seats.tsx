@@ -43,6 +43,7 @@ function Seat({ workshop, seat, now, refresh }: { workshop: WorkshopView; seat: 
     });
     if (sure) await attempt(`The session was not ended`, () => evictSeat(workshop.id, seat.seat)).then(refresh);
   };
+  const look = seat.status === "occupied" ? "Look in / help" : "Look in";
   const reachable = seat.status === "ready" || seat.status === "occupied" || seat.status === "unreachable";
   return (
     <li class={`seat-card ${tone(seat.status)}${seat.connected ? " connected" : ""}`} data-seat={seat.seat} data-status={seat.status}>
@@ -57,18 +58,18 @@ function Seat({ workshop, seat, now, refresh }: { workshop: WorkshopView; seat: 
         <button
           class="small"
           disabled={!reachable}
-          aria-label={`Look into seat ${seat.seat}`}
+          aria-label={`${look} (seat ${seat.seat})`}
           onClick={() => {
             location.hash = `seat-${seat.seat}`;
           }}
         >
-          {seat.status === "occupied" ? "Look in / help" : "Look in"}
+          {look}
         </button>
-        <button class="small" aria-label={`Reset seat ${seat.seat}`} onClick={() => void reset()}>
+        <button class="small" aria-label={`Reset… (seat ${seat.seat})`} onClick={() => void reset()}>
           Reset…
         </button>
         {seat.joined_at !== null && (
-          <button class="small danger" aria-label={`Evict the learner of seat ${seat.seat}`} onClick={() => void evict()}>
+          <button class="small danger" aria-label={`Evict… (seat ${seat.seat})`} onClick={() => void evict()}>
             Evict…
           </button>
         )}

@@ -11,7 +11,7 @@ export interface KeyRowProps {
 }
 
 const KEYS: [ExtraKey, string, string][] = [
-  ["esc", "Esc", "Escape"],
+  ["esc", "Esc", "Esc"],
   ["tab", "Tab", "Tab"],
 ];
 const ARROWS: [ExtraKey, string, string][] = [

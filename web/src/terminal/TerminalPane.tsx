@@ -102,27 +102,15 @@ export function TerminalPane({ access, shown, follow, onState, onTrouble }: Term
     const next = change === 0 ? FONT_SIZES.usual : fontSize + change;
     setFontSize(Math.min(FONT_SIZES.most, Math.max(FONT_SIZES.least, next)));
   };
-  const moveTab = (event: KeyboardEvent) => {
-    const by = event.key === "ArrowRight" ? 1 : event.key === "ArrowLeft" ? -1 : 0;
-    if (by === 0 || tabs.active === null) return;
-    const index = tabs.ids.indexOf(tabs.active);
-    const next = tabs.ids[(index + by + tabs.ids.length) % tabs.ids.length];
-    if (next === undefined) return;
-    setTabs({ ...tabs, active: next });
-    document.getElementById(`terminal-tab-${next}`)?.focus();
-  };
-
   return (
     <section class="pane terminal-pane" aria-label="Terminal" hidden={!shown}>
       <div class="pane-bar">
-        <div class="tabs" role="tablist" aria-label="Terminals" onKeyDown={moveTab}>
+        <div class="tabs" role="group" aria-label="Terminals">
           {tabs.ids.map((id) => (
             <span key={id} class={id === tabs.active ? "tab active" : "tab"}>
               <button
-                id={`terminal-tab-${id}`}
-                role="tab"
-                aria-selected={id === tabs.active}
-                tabIndex={id === tabs.active ? 0 : -1}
+                class="tab-name"
+                aria-current={id === tabs.active ? "true" : undefined}
                 onClick={() => setTabs({ ...tabs, active: id })}
               >
                 Terminal {id}
@@ -138,10 +126,10 @@ export function TerminalPane({ access, shown, follow, onState, onTrouble }: Term
           </button>
         </div>
         <div class="tools">
-          <button class="icon" aria-label="Smaller text" title="Smaller text (Ctrl+Shift+−)" onClick={() => changeFont(-1)}>
+          <button class="icon" aria-label="A−: smaller text" title="Smaller text (Ctrl+Shift+−)" onClick={() => changeFont(-1)}>
             A−
           </button>
-          <button class="icon" aria-label="Larger text" title="Larger text (Ctrl+Shift++)" onClick={() => changeFont(1)}>
+          <button class="icon" aria-label="A+: larger text" title="Larger text (Ctrl+Shift++)" onClick={() => changeFont(1)}>
             A+
           </button>
           <button class="icon" aria-label="Extra keys" aria-pressed={keys} title="Extra keys, copy and paste" onClick={() => setKeys(!keys)}>
