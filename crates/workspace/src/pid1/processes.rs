@@ -92,8 +92,8 @@ pub(crate) async fn end_all() {
         if descendants().is_empty() {
             return;
         }
-        // Shells ignore SIGTERM and exit on SIGHUP; whoever ignores both has had its 300 ms.
-        if attempt >= 30 {
+        // Shells ignore SIGTERM and exit on SIGHUP; whoever ignores both has had its 150 ms.
+        if attempt >= 15 {
             signal(Signal::SIGKILL);
         }
         tokio::time::sleep(Duration::from_millis(10)).await;

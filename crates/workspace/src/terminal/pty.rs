@@ -95,6 +95,11 @@ impl Pty {
         Ok(rustix::termios::tcsetwinsize(&self.master, winsize(cols, rows))?)
     }
 
+    /// A second descriptor of the same terminal.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.master.try_clone()
+    }
+
     pub(crate) fn read(&self, buffer: &mut [u8]) -> rustix::io::Result<usize> {
         rustix::io::read(&self.master, buffer)
     }

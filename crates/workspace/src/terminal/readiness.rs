@@ -2,7 +2,7 @@
 
 use std::{io, os::fd::OwnedFd};
 
-use tokio::io::unix::AsyncFd;
+use tokio::io::{Interest, unix::AsyncFd};
 
 use super::pty::Pty;
 
@@ -12,9 +12,10 @@ pub(crate) fn watch_descriptor(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedF
     Ok(unsafe { AsyncFd::register(descriptor) }?)
 }
 
-/// Registers a terminal with the event loop.
+/// Registers a terminal's output with the event loop. Its input is registered only while some can't be written: else
+/// the program's every read of a key would wake us.
 pub(super) fn watch_pty(pty: Pty) -> io::Result<AsyncFd<Pty>> {
     // SAFETY: a Pty gives out the number of the OwnedFd that it holds and never changes, see above.
-    unsafe { AsyncFd::register(pty) }
+    unsafe { AsyncFd::register_with_interest(pty, Interest::READABLE) }
         .map_err(|_| io::Error::other("the event loop takes no more descriptors"))
 }

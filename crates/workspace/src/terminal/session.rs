@@ -7,15 +7,23 @@ use std::{
     cell::RefCell,
     collections::VecDeque,
     io,
+    os::fd::OwnedFd,
     rc::Rc,
     task::{Context, Poll, Waker},
+    time::{Duration, Instant},
 };
 
 use clarateach_seatproto::terminal::{MAX_PENDING_INPUT_BYTES, REPLAY_BYTES, Terminal as Description};
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
-use super::{frames::Complaint, pty::Pty, readiness::watch_pty, ring::Ring, screen::Screen};
+use super::{
+    frames::Complaint,
+    pty::Pty,
+    readiness::{watch_descriptor, watch_pty},
+    ring::Ring,
+    screen::Screen,
+};
 
 /// Output that the writer has not been sent before the program has to wait.
 const WRITER_LAG: u64 = 32 << 10;
@@ -23,6 +31,10 @@ const WRITER_LAG: u64 = 32 << 10;
 const VIEWER_LAG: u64 = 256 << 10;
 /// Read from a PTY in one go before others get their turn.
 const READ_BUDGET: usize = 64 << 10;
+/// A terminal that has said nothing for so long is not in a flood.
+const QUIET: Duration = Duration::from_millis(1);
+/// Output of less than this is likely all there is, in bytes.
+const SMALL: usize = 1024;
 /// Output that the screen model has not seen before some of it is fed.
 const MODEL_LAG: u64 = 512 << 10;
 /// What is fed to the model in one go then; more than [`READ_BUDGET`], so that it keeps up.
@@ -54,7 +66,12 @@ struct State {
     died: Option<(i32, usize)>,
     /// Status, once all of its output is in the ring.
     finished: Option<i32>,
+    /// Input that the kernel has not taken.
     input: VecDeque<u8>,
+    /// Tells when it takes more; there only while it is wanted.
+    writable: Option<AsyncFd<OwnedFd>>,
+    /// When there was output last.
+    spoke: Instant,
     viewers: Vec<Viewer>,
     writer: Option<ViewerKey>,
     next_viewer: ViewerKey,
@@ -111,6 +128,8 @@ impl Terminal {
             died: None,
             finished: None,
             input: VecDeque::new(),
+            writable: None,
+            spoke: Instant::now(),
             viewers: Vec::new(),
             writer: None,
             next_viewer: 1,
@@ -446,21 +465,29 @@ impl State {
 
     fn poll_input(&mut self, context: &mut Context<'_>) {
         let Some(pty) = &self.pty else { return };
+        let pty = pty.get_ref();
         while !self.input.is_empty() {
-            let Poll::Ready(Ok(mut ready)) = pty.poll_write_ready(context) else { return };
-            match pty.get_ref().write(self.input.as_slices().0) {
+            if self.writable.is_none() {
+                self.writable = pty.duplicate().and_then(watch_descriptor).ok();
+            }
+            let Some(writable) = &self.writable else { return };
+            let Poll::Ready(Ok(mut ready)) = writable.poll_write_ready(context) else { return };
+            match pty.write(self.input.as_slices().0) {
                 Ok(written) => drop(self.input.drain(..written)),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => ready.clear_ready(),
                 Err(_) => self.input.clear(),
             }
         }
+        self.writable = None;
         self.input.shrink_to(4096);
     }
 
     /// Reads until there is nothing, the budget is used up or the writer lags. Returns whether all has been read.
     fn poll_output(&mut self, context: &mut Context<'_>) -> bool {
         let mut budget = READ_BUDGET;
+        let now = Instant::now();
+        let was_quiet = now.duration_since(std::mem::replace(&mut self.spoke, now)) > QUIET;
         let mut buffer = [0u8; 8192];
         while !self.must_wait() {
             let Some(pty) = &self.pty else { return true };
@@ -489,7 +516,8 @@ impl State {
                         }
                     }
                     budget = budget.saturating_sub(read);
-                    if budget == 0 {
+                    // An echo goes out at once; whether there is more is looked at after that.
+                    if budget == 0 || (was_quiet && read < SMALL) {
                         context.waker().wake_by_ref();
                         return false;
                     }
@@ -507,6 +535,7 @@ impl State {
     fn finish(&mut self) -> bool {
         self.finished = Some(self.died.map_or(-1, |(status, _)| status));
         self.pty = None;
+        self.writable = None;
         self.input = VecDeque::new();
         true
     }

@@ -163,7 +163,8 @@ fn sigterm_ends_everything_quickly_and_leaves_nothing() {
     let asked = Instant::now();
     seat.signal(Signal::TERM);
     let status = seat.child.wait().unwrap();
-    assert!(asked.elapsed() < Duration::from_secs(1), "took {:?}", asked.elapsed());
+    // 0.2 s when nothing else runs.
+    assert!(asked.elapsed() < Duration::from_millis(1500), "took {:?}", asked.elapsed());
     assert!(status.success());
     let left: Vec<_> = pids.iter().filter(|p| lives(**p)).collect();
     assert!(left.is_empty(), "{left:?} live on");
