@@ -20,7 +20,7 @@ fuzz_target!(|data: &[u8]| {
             return;
         }
     }
-    if let Ok((writer, ..)) = merge.finish() {
-        let _ = writer.finish();
+    if let Ok(merged) = merge.finish() {
+        let _ = merged.writer.finish();
     }
 });

@@ -40,6 +40,7 @@
 
 mod acl;
 mod checksum;
+mod content;
 mod dir;
 mod empty;
 mod error;

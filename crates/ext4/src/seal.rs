@@ -1,8 +1,10 @@
 //! The end of an image: everything that is known only when all entries are.
 
+use std::collections::HashMap;
 use std::fs::File;
 
 use crate::checksum::{filesystem_seed, inode_seed};
+use crate::content::pieces;
 use crate::dir::{self, DirEntry, Directory};
 use crate::error::{Error, Result};
 use crate::groups::{self, Groups, check_fits, too_small};
@@ -13,15 +15,14 @@ use crate::options::Summary;
 use crate::space::Extent;
 use crate::superblock::{self, Totals};
 use crate::tree::{Body, Inode, Node};
-use crate::writer::{MOST_LINKS, Writer, pieces};
+use crate::writer::{MOST_LINKS, Writer};
 use crate::{extents, journal};
 
 const ROOT: u32 = 2;
-const BLOCK: usize = BLOCK_SIZE as usize;
 /// `lost+found` gets room in advance, as mke2fs gives it, so that e2fsck need not find any on a full filesystem.
 const LOST_FOUND_BLOCKS: usize = 4;
 
-/// A directory's blocks, by the position of its inode.
+/// The blocks of a directory.
 struct DirectoryPlace {
     extents: Vec<Extent>,
     blocks: u64,
@@ -44,27 +45,17 @@ pub(crate) fn finish(mut writer: Writer) -> Result<(File, Summary)> {
     let places = groups::place(&mut writer.space, per_group);
     check_fits(&writer.space, data, used)?;
 
-    let records =
-        Records { writer: &writer, numbers: &numbers, bodies: &bodies, directories: &directories, seed };
+    let records = Records { writer: &writer, bodies: &bodies, directories: &directories };
     let mut directory_counts = vec![0; layout.groups as usize];
     for node in writer.tree.directories() {
         let number = u64::from(numbers[writer.tree.inode_index(node)]) - 1;
         directory_counts[(number / per_group) as usize] += 1;
     }
-    let table = records.encode();
     let journal_body = records.journal_body();
-    for (group, part) in table.chunks((per_group * INODE_SIZE) as usize).enumerate() {
-        writer.image.write(places[group].inode_table, part)?;
-    }
-    // The buffer of the image writes whole blocks.
-    let tail = table.len() as u64 % BLOCK_SIZE;
-    if tail > 0 {
-        let last = (used - 1) / per_group;
-        let within = table.len() as u64 - last * per_group * INODE_SIZE;
-        writer.image.pad(places[last as usize].inode_table * BLOCK_SIZE + within)?;
-    }
-    drop(table);
-
+    write_inodes(&mut writer, &numbers, &bodies, &directories, seed, |number| {
+        let (group, within) = (u64::from(number - 1) / per_group, u64::from(number - 1) % per_group);
+        places[group as usize].inode_table * BLOCK_SIZE + within * INODE_SIZE
+    })?;
     if let Some(extents) = &writer.journal {
         journal::write(extents, &writer.options.uuid, &mut writer.image)?;
     }
@@ -108,9 +99,11 @@ fn number(writer: &Writer) -> Vec<u32> {
     writer.tree.inodes().iter().enumerate().map(number).collect()
 }
 
-fn write_directories(writer: &mut Writer, numbers: &[u32], seed: u32) -> Result<Vec<Option<DirectoryPlace>>> {
-    let mut places: Vec<Option<DirectoryPlace>> = Vec::new();
-    places.resize_with(numbers.len(), || None);
+/// Directories by the position of their inode.
+type Directories = HashMap<usize, DirectoryPlace>;
+
+fn write_directories(writer: &mut Writer, numbers: &[u32], seed: u32) -> Result<Directories> {
+    let mut places = Directories::new();
     let hash_seed = writer.options.hash_words();
     let lost_found = writer.tree.lookup(Node::ROOT, b"lost+found");
     let nodes: Vec<Node> = writer.tree.directories().collect();
@@ -157,24 +150,24 @@ fn write_directories(writer: &mut Writer, numbers: &[u32], seed: u32) -> Result<
             }
             logical += len;
         }
-        places[index] = Some(place);
+        places.insert(index, place);
     }
     Ok(places)
 }
 
 /// `i_block` of every inode that needs blocks for its extent tree, with the number of those blocks.
-type Bodies = std::collections::HashMap<usize, ([u8; 60], u64)>;
+type Bodies = HashMap<usize, ([u8; 60], u64)>;
 
 fn write_extent_trees(
     writer: &mut Writer,
     numbers: &[u32],
-    directories: &[Option<DirectoryPlace>],
+    directories: &Directories,
     seed: u32,
 ) -> Result<Bodies> {
     let mut bodies = Bodies::new();
     for (index, inode) in writer.tree.inodes().iter().enumerate() {
         let list =
-            directories[index].as_ref().map_or_else(|| writer.tree.extents_of(inode), |place| &place.extents);
+            directories.get(&index).map_or_else(|| writer.tree.extents_of(inode), |place| &place.extents);
         if inode.links > 0 && list.len() > 4 {
             let seed = inode_seed(seed, numbers[index]);
             bodies.insert(index, extents::write(list, seed, &mut writer.space, &mut writer.image)?);
@@ -183,39 +176,49 @@ fn write_extent_trees(
     Ok(bodies)
 }
 
-/// Everything that is needed to write inodes.
+/// Writes all inodes in use, each at the byte of the image that `place` gives for its number.
+fn write_inodes(
+    writer: &mut Writer,
+    numbers: &[u32],
+    bodies: &Bodies,
+    directories: &Directories,
+    seed: u32,
+    place: impl Fn(u32) -> u64,
+) -> Result<()> {
+    let reserved = (1..FIRST_INODE).map(|number| (number, (number == ROOT).then_some(0)));
+    let rest = numbers.iter().enumerate().skip(1).filter(|&(_, &number)| number != 0);
+    let mut end = 0;
+    for (number, index) in reserved.chain(rest.map(|(index, &number)| (number, Some(index)))) {
+        let records = Records { writer, bodies, directories };
+        let record = match index {
+            Some(index) => records.record(index),
+            None if number == journal::INODE => records.journal().unwrap_or_else(InodeRecord::unused),
+            None => InodeRecord::unused(),
+        };
+        let raw = record.encode(inode_seed(seed, number));
+        let at = place(number);
+        if at != end {
+            writer.image.pad(end)?;
+        }
+        writer.image.space(at, INODE_SIZE)?.copy_from_slice(&raw);
+        writer.image.advance(raw.len());
+        end = at + INODE_SIZE;
+    }
+    writer.image.pad(end)
+}
+
+/// Everything that is needed to describe inodes.
 struct Records<'a> {
     writer: &'a Writer,
-    numbers: &'a [u32],
     bodies: &'a Bodies,
-    directories: &'a [Option<DirectoryPlace>],
-    seed: u32,
+    directories: &'a Directories,
 }
 
 impl Records<'_> {
-    /// All inodes in use, from number 1 on.
-    fn encode(&self) -> Vec<u8> {
-        let mut table = Vec::with_capacity(self.numbers.len() * INODE_SIZE as usize + BLOCK);
-        for reserved in 1..FIRST_INODE {
-            let record = match reserved {
-                ROOT => self.record(0),
-                journal::INODE => self.journal().unwrap_or_else(InodeRecord::unused),
-                _ => InodeRecord::unused(),
-            };
-            table.extend_from_slice(&record.encode(inode_seed(self.seed, reserved)));
-        }
-        for (index, &number) in self.numbers.iter().enumerate().skip(1) {
-            if number != 0 {
-                table.extend_from_slice(&self.record(index).encode(inode_seed(self.seed, number)));
-            }
-        }
-        table
-    }
-
     fn record(&self, index: usize) -> InodeRecord {
         let tree = &self.writer.tree;
         let inode = &tree.inodes()[index];
-        let directory = self.directories[index].as_ref();
+        let directory = self.directories.get(&index);
         let list = directory.map_or_else(|| tree.extents_of(inode), |place| &place.extents);
         let xattr_block = self.writer.xattrs.block(inode.xattrs);
         let mut record = InodeRecord {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 
+use crate::content::{Padded, Run, ascending, block_runs, pieces};
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::layout::{BLOCK_SIZE, Layout};
@@ -326,7 +327,7 @@ impl Writer {
         let (start, end, segments) = run;
         let mut logical = start / BLOCK_SIZE;
         let mut left = end.div_ceil(BLOCK_SIZE) - logical;
-        let mut source = Padded { content, segments, at: logical * BLOCK_SIZE };
+        let mut source = Padded::new(content, segments, logical * BLOCK_SIZE);
         while left > 0 {
             let (at, len) = self.space.take(left);
             if self.space.overflowed() {
@@ -354,7 +355,7 @@ impl Writer {
     ) -> std::result::Result<(), Failed> {
         let stop = at + len;
         while at < stop {
-            let want = (stop - at).min(end.saturating_sub(source.at));
+            let want = (stop - at).min(end.saturating_sub(source.position()));
             if want == 0 {
                 self.image.pad(at).map_err(Failed::Image)?;
                 break;
@@ -396,79 +397,5 @@ impl Failed {
                 Error::Content { path, source }
             }
         }
-    }
-}
-
-/// Start and end in bytes of whole blocks with data, and the segments in them.
-type Run<'a> = (u64, u64, &'a [(u64, u64)]);
-
-fn ascending(segments: &[(u64, u64)], size: u64) -> bool {
-    let mut end = 0;
-    segments.iter().all(|&(offset, len)| {
-        let fits = offset >= end && offset.checked_add(len).is_some_and(|stop| stop <= size);
-        end = offset.saturating_add(len);
-        fits
-    })
-}
-
-/// Groups segments that touch the same or neighbouring blocks.
-fn block_runs(segments: &[(u64, u64)]) -> impl Iterator<Item = Run<'_>> {
-    let mut rest = segments;
-    std::iter::from_fn(move || {
-        while let [(_, 0), tail @ ..] = rest {
-            rest = tail;
-        }
-        let &(offset, len) = rest.first()?;
-        let (mut end, mut count) = (offset + len, 1);
-        while let Some(&(next, len)) = rest.get(count) {
-            if next / BLOCK_SIZE > end.div_ceil(BLOCK_SIZE) {
-                break;
-            }
-            end = end.max(next + len);
-            count += 1;
-        }
-        let run = (offset, end, &rest[..count]);
-        rest = &rest[count..];
-        Some(run)
-    })
-}
-
-/// Cuts a run of blocks into extents of the longest possible length: offset within the run, and length.
-pub(crate) fn pieces(len: u64) -> impl Iterator<Item = (u64, u32)> {
-    let longest = u64::from(Extent::LONGEST);
-    (0..len.div_ceil(longest)).map(move |i| (i * longest, (len - i * longest).min(longest) as u32))
-}
-
-/// The bytes of a run: content where a segment is, zeros elsewhere.
-struct Padded<'a> {
-    content: &'a mut dyn Read,
-    segments: &'a [(u64, u64)],
-    at: u64,
-}
-
-impl Padded<'_> {
-    fn read_exact(&mut self, mut buffer: &mut [u8]) -> std::io::Result<()> {
-        while !buffer.is_empty() {
-            while let [(offset, len), tail @ ..] = self.segments
-                && self.at >= offset + len
-            {
-                self.segments = tail;
-            }
-            let whole = buffer.len() as u64;
-            let (data, len) = match self.segments.first() {
-                Some(&(offset, _)) if self.at < offset => (false, whole.min(offset - self.at)),
-                Some(&(offset, len)) => (true, whole.min(offset + len - self.at)),
-                None => (false, whole),
-            };
-            let (piece, rest) = buffer.split_at_mut(len as usize);
-            if data {
-                self.content.read_exact(piece)?
-            } else {
-                piece.fill(0)
-            }
-            self.at += len;
-            buffer = rest;
-        }
-        Ok(())
     }
 }

@@ -148,8 +148,8 @@ fn write(
     if let Some(error) = unpacking.into_error() {
         return Err(error.into());
     }
-    let (mut writer, kept, counts) =
-        merged?.finish().map_err(|error| BuildError::Merge { layer: 1, error })?;
+    let merged = merged?.finish().map_err(|error| BuildError::Merge { layer: 1, error })?;
+    let (mut writer, counts) = (merged.writer, merged.counts);
     progress.say(|| {
         format!(
             "{} entries, {} hidden by higher layers, {} whiteouts, {} contained",
@@ -157,7 +157,7 @@ fn write(
         )
     });
 
-    let injected = inject::inject(&mut writer, kept, image.created, &request.init)?;
+    let injected = inject::inject(&mut writer, merged.kept, image.created, &request.init)?;
     for line in &injected.said {
         progress.say(|| line.clone());
     }
@@ -195,7 +195,7 @@ fn merge(
     let mut merge = Merge::new(writer);
     let count = unpacking.tars.len();
     for (index, tar) in unpacking.tars.iter().enumerate().rev() {
-        progress.step(format!("layer {} of {count}", index + 1), tar.len());
+        progress.step(format!("layer {} of {count}", index + 1), tar.known_len());
         let mut entries = 0u32;
         let mut keep_going = |position| {
             entries = entries.wrapping_add(1);

@@ -29,8 +29,7 @@ fn merge(dir: &Path, tars: &[PathBuf], size: u64) -> PathBuf {
         let bytes = Bytes::whole(fs::File::open(tar).unwrap()).unwrap();
         merge.layer(index as u16 + 1, &bytes, &mut |_| true).unwrap();
     }
-    let (writer, _, _) = merge.finish().unwrap();
-    writer.finish().unwrap();
+    merge.finish().unwrap().writer.finish().unwrap();
     image
 }
 

@@ -48,7 +48,7 @@ fn merge(layers: &[&[u8]]) -> Option<(tempfile::TempDir, PathBuf)> {
     for (index, layer) in layers.iter().enumerate().rev() {
         merge.layer(index as u16 + 1, layer as &dyn ReadAt, &mut |_| true).ok()?;
     }
-    merge.finish().ok()?.0.finish().ok()?;
+    merge.finish().ok()?.writer.finish().ok()?;
     Some((dir, image))
 }
 

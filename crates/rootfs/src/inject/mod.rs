@@ -6,13 +6,11 @@ mod files;
 mod init;
 mod user;
 
-use std::collections::HashMap;
-
 use clarateach_ext4::{Error as Ext4Error, FileMap, Kind, Metadata, Node, Timestamp, Writer};
 
 pub use init::{Init, InitError};
 
-use crate::merge::KeptFile;
+use crate::merge::KeptFiles;
 
 /// Where ClaraTeach's own init goes.
 pub const OWN_INIT: &str = "/sbin/clarateach-init";
@@ -21,7 +19,7 @@ pub const OWN_INIT: &str = "/sbin/clarateach-init";
 #[derive(Debug)]
 pub struct Injection<'a> {
     writer: &'a mut Writer,
-    kept: HashMap<Vec<u8>, KeptFile>,
+    kept: KeptFiles,
     created: i64,
     /// What was done, a line each.
     said: Vec<String>,
@@ -42,7 +40,7 @@ pub struct Injected {
 /// If the image can't take an entry: the only way to get there is to run out of names.
 pub fn inject(
     writer: &mut Writer,
-    kept: HashMap<Vec<u8>, KeptFile>,
+    kept: KeptFiles,
     created: i64,
     init: &Init,
 ) -> Result<Injected, Ext4Error> {

@@ -35,7 +35,7 @@ impl Bytes {
     }
 
     /// Length, as far as it is known.
-    pub fn len(&self) -> Option<u64> {
+    pub fn known_len(&self) -> Option<u64> {
         match self {
             Self::File { len, .. } => Some(*len),
             Self::Spool(_) => None,

@@ -63,6 +63,20 @@ pub struct KeptFile {
     pub content: Vec<u8>,
 }
 
+/// Kept files by their path, without a leading slash.
+pub type KeptFiles = HashMap<Vec<u8>, KeptFile>;
+
+/// All layers in one tree.
+#[derive(Debug)]
+pub struct Merged {
+    /// The image, to which more can be added.
+    pub writer: Writer,
+    /// The files that injection may look into.
+    pub kept: KeptFiles,
+    /// What was met.
+    pub counts: Counts,
+}
+
 /// What was met on the way, for `--verbose`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -94,7 +108,7 @@ pub struct Merge {
     info: Vec<Info>,
     gone: HashMap<(Node, Box<[u8]>), u16>,
     pending: Vec<Pending>,
-    kept: HashMap<Vec<u8>, KeptFile>,
+    kept: KeptFiles,
     counts: Counts,
     /// The directory of the entry before, which is most often that of the next one too.
     last_parent: Option<(Vec<u8>, Option<Node>)>,
@@ -160,13 +174,13 @@ impl Merge {
     ///
     /// # Errors
     /// [`MergeError::Refused`] for a hard link to what no layer has.
-    pub fn finish(self) -> Result<(Writer, HashMap<Vec<u8>, KeptFile>, Counts), MergeError> {
+    pub fn finish(self) -> Result<Merged, MergeError> {
         if let Some(link) = self.pending.first() {
             let reason =
                 format!("a hard link to {}, which is not there", String::from_utf8_lossy(&link.target));
             return Err(refused(&link.path, &reason));
         }
-        Ok((self.writer, self.kept, self.counts))
+        Ok(Merged { writer: self.writer, kept: self.kept, counts: self.counts })
     }
 
     /// Whether the image has overflowed.

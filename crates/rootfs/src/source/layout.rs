@@ -60,7 +60,7 @@ pub(super) fn oci_image(files: &dyn Files, found: &OciManifest) -> Result<Image,
     }
     let layers = found.layers.iter().zip(&config.diff_ids).map(|(descriptor, diff_id)| {
         let bytes = blob(files, descriptor)?;
-        if let Some(len) = bytes.len()
+        if let Some(len) = bytes.known_len()
             && len != descriptor.size
         {
             let reason =

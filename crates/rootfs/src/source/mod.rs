@@ -35,11 +35,14 @@ pub struct Image {
     pub fetching: Option<registry::Fetching>,
 }
 
+/// What opens the layers of an image that was found.
+type Open = dyn FnOnce(&Cache) -> Result<Image, SourceError>;
+
 /// An image that is known by name and digest, its layers not yet opened.
 pub struct Found {
     /// Digest of configuration or manifest: what changes when anything in the image does.
     pub id: Digest,
-    open: Box<dyn FnOnce(&Cache) -> Result<Image, SourceError>>,
+    open: Box<Open>,
 }
 
 impl fmt::Debug for Found {
