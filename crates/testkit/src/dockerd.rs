@@ -88,6 +88,12 @@ impl PrivateDocker {
             .expect("dockerd");
         self.engine = Some(engine);
         wait_for_blocking("a Docker Engine of the test's own", PATIENCE, || {
+            let ended = self.engine.as_mut().and_then(|engine| engine.try_wait().ok().flatten());
+            if let Some(status) = ended {
+                let log = std::fs::read_to_string(self.path("log")).unwrap_or_default();
+                let tail: Vec<&str> = log.lines().rev().take(5).collect();
+                panic!("dockerd has ended ({status}): {tail:#?}");
+            }
             self.docker().arg("info").output().is_ok_and(|output| output.status.success()).then_some(())
         });
     }
@@ -100,6 +106,18 @@ impl PrivateDocker {
     /// Kills it.
     pub fn kill(&mut self) {
         self.end("-KILL");
+        // Where systemd would end it with the service.
+        self.kill_all("containerd/containerd.toml");
+        // By which the next Engine would take a zombie for a containerd that runs.
+        let _ = std::fs::remove_file(self.path("exec/containerd/containerd.pid"));
+    }
+
+    fn kill_all(&self, name: &str) {
+        let own = self.path("exec").join(name).display().to_string();
+        for left in crate::leaks::processes(&own) {
+            let pid = left.split(' ').nth(1).unwrap_or_default();
+            let _ = Command::new("kill").args(["-KILL", pid]).output();
+        }
     }
 
     fn end(&mut self, signal: &str) {
@@ -131,10 +149,7 @@ impl Drop for PrivateDocker {
         }
         self.stop();
         // Its containerd outlives a killed Engine.
-        for left in crate::leaks::processes(&self.path("exec").display().to_string()) {
-            let pid = left.split(' ').nth(1).unwrap_or_default();
-            let _ = Command::new("kill").args(["-KILL", pid]).output();
-        }
+        self.kill_all("");
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let own = self.directory.path().display().to_string();
         for line in mounts.lines().rev() {
