@@ -81,13 +81,18 @@ test("a class with its incidents", { timeout: 400_000 }, async (t) => {
       assert.doesNotMatch(await terminalText(learner.page), /new-shell-3/, "another environment, without the old work");
     });
 
-    await step("a stopped workshop tells the learner and can go on", async () => {
+    await step("a stopped workshop tells the learner, and when it goes on the learner is back by itself", async () => {
+      const seat = await learner.page.locator(".seat").innerText();
       await sayYes(teacher.page, "Stop…", "Stop and remove the seats");
       await teacher.page.locator('[data-status="stopped"]').waitFor({ timeout: 60_000 });
-      await learner.page.getByText(/stopped|starting again|does not run|not running|ended/i).first().waitFor({ timeout: 20_000 });
+      await learner.page.locator(".ended-reason").waitFor({ timeout: 20_000 });
       await learner.page.screenshot({ path: shot("learner-stopped") });
       await teacher.page.getByRole("button", { name: "Start", exact: true }).click();
       await teacher.page.locator('[data-testid=workshop-status][data-status="running"]').waitFor({ timeout: 120_000 });
+      await connected(learner.page);
+      assert.equal(await learner.page.locator(".seat").innerText(), seat);
+      await typeLine(learner.page, "echo on-again-$((3+1))");
+      await terminalShows(learner.page, /^on-again-4/m);
     });
     assert.deepEqual([...teacher.problems, ...learner.problems, ...newcomer.problems], []);
   } finally {

@@ -97,13 +97,14 @@ describe("coming back", () => {
 });
 
 describe("memory", () => {
-  it("forgets a session with its client id", () => {
+  it("forgets a session but not who this browser is: a session that lives after all must not cost a second seat", () => {
     const before = remembered("K7QM4XTP").clientId;
     localStorage.setItem("clarateach.sessions", JSON.stringify({ K7QM4XTP: { clientId: before, sessionCode: "S", at: 1 } }));
     localStorage.setItem("clarateach.current", JSON.stringify("S"));
     forget("S");
     expect(currentSession()).toBeNull();
-    expect(remembered("K7QM4XTP").clientId).not.toBe(before);
+    expect(remembered("K7QM4XTP").clientId).toBe(before);
+    expect(joinCodeOf("S")).toBeUndefined();
   });
 
   it("survives rubbish in storage", () => {

@@ -16,10 +16,11 @@ const known = (part: Partial<SessionView>): Watched => ({ known: "yes", view: vi
 const failed = (status: number, code: string) => ({ ok: false, error: new ApiError(status, code, "why") }) as const;
 
 describe("watching a session", () => {
-  it("asks every second in line, seldom when ready, and never again when it is over", () => {
+  it("asks every second in line, seldom when ready or ended, and never again when it is gone", () => {
     expect(nextLook(known({ status: "waiting" }), 0.5)).toBe(1000);
     expect(nextLook(known({ status: "ready" }), 0.5)).toBeGreaterThan(5000);
-    expect(nextLook(known({ status: "ended" }), 0.5)).toBeNull();
+    expect(nextLook(known({ status: "ended" }), 0.5)).toBeGreaterThan(5000);
+    expect(nextLook(after(known({ status: "ended" }), failed(404, "NOT_FOUND")), 0.5)).toBeNull();
     expect(nextLook({ known: "never" }, 0.5)).toBeNull();
   });
 
@@ -36,7 +37,17 @@ describe("watching a session", () => {
     expect(after(unknown, failed(429, "TOO_MANY_ATTEMPTS"))).toMatchObject({ known: "not yet" });
   });
 
-  it("tells why it ended", () => {
+  it("tells why it ended, also after the server has forgotten it", () => {
+    const gone = after(known({ status: "ended", reason: "The instructor has ended it." }), failed(404, "NOT_FOUND"));
+    expect(gone).toMatchObject({ known: "yes", gone: true, view: { status: "ended", reason: "The instructor has ended it." } });
+    expect(after(known({}), failed(404, "NOT_FOUND"))).toMatchObject({ gone: true, view: { status: "ended" } });
+  });
+
+  it("comes back when a stopped workshop goes on", () => {
+    expect(after(known({ status: "ended" }), { ok: true, view: view({}) })).toEqual(known({}));
+  });
+
+  it("passes an ENDED refusal on", () => {
     expect(after(known({}), failed(410, "ENDED"))).toMatchObject({ view: { status: "ended", reason: "why" } });
   });
 });

@@ -38,7 +38,11 @@ function Session({ code }: { code: string }) {
     const watcher = new SessionWatch(code, (next) => {
       setState(next);
       if (next.known === "yes" && next.view.status === "ready") take(next.view);
-      if (next.known === "never" || (next.known === "yes" && next.view.status === "ended")) held.current?.stop();
+      if (next.known === "never" || (next.known === "yes" && next.view.status === "ended")) {
+        held.current?.stop();
+        held.current = null;
+        setAccess(null);
+      }
     });
     watch.current = watcher;
     return () => {
@@ -53,10 +57,11 @@ function Session({ code }: { code: string }) {
   }, [view?.workshop_name]);
 
   if (state.known === "never") return <Unknown code={code} />;
-  if (view?.status === "ended") return <Ended code={code} view={view} joinCode={joinCodeOf(code)} />;
+  if (view?.status === "ended") return <Ended code={code} view={view} joinCode={joinCodeOf(code)} gone={state.known === "yes" && state.gone === true} />;
   if (!access || !view) return <Waiting view={view} code={code} trouble={state.known === "yes" || state.known === "not yet" ? state.trouble : null} />;
   return (
     <Workbench
+      key={access.endpoint}
       access={access}
       onTrouble={() => watch.current?.poke()}
       title={

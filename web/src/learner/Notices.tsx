@@ -46,10 +46,11 @@ export function Waiting({ view, code, trouble }: { view: SessionView | null; cod
 }
 
 /** It is over, and why. */
-export function Ended({ code, view, joinCode }: { code: string; view: SessionView; joinCode: string | undefined }) {
+export function Ended({ code, view, joinCode, gone }: { code: string; view: SessionView; joinCode: string | undefined; gone: boolean }) {
   useEffect(() => {
     document.title = "Ended · ClaraTeach";
   }, []);
+  const again = gone ? undefined : joinCode;
   return (
     <main class="start">
       <div class="card" role="alert">
@@ -60,10 +61,10 @@ export function Ended({ code, view, joinCode }: { code: string; view: SessionVie
             class="primary"
             onClick={() => {
               forget(code);
-              go(joinCode === undefined ? "/" : `/join/${prettyCode(joinCode)}`);
+              go(again === undefined ? "/" : `/join/${prettyCode(again)}`);
             }}
           >
-            {joinCode === undefined ? "To the start page" : "Join again"}
+            {again === undefined ? "To the start page" : "Join again"}
           </button>
         </div>
       </div>

@@ -46,10 +46,16 @@ export function remember(joinCode: string, change: Partial<Remembered>): void {
   put(normaliseCode(joinCode), { ...remembered(joinCode), ...change, at: Date.now() });
 }
 
-/** Forgets a session that is over; the client id goes too, so that joining again is a new start. */
+/**
+ * Forgets the code of a session that is over. The client id stays: should the session live after all (a stopped workshop
+ * goes on), joining again leads to its seat and not to a second one.
+ */
 export function forget(sessionCode: string): void {
-  const rest = Object.fromEntries(Object.entries(all()).filter(([, entry]) => entry.sessionCode !== sessionCode));
-  store(SESSIONS, rest);
+  const entries = Object.entries(all()).map(([code, entry]): [string, Remembered] => {
+    const { sessionCode: known, ...rest } = entry;
+    return [code, known === sessionCode ? rest : entry];
+  });
+  store(SESSIONS, Object.fromEntries(entries));
   if (load<string | null>(CURRENT, null) === sessionCode) store(CURRENT, null);
   try {
     if (sessionStorage.getItem(CURRENT) === sessionCode) sessionStorage.removeItem(CURRENT);

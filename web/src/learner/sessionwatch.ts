@@ -6,8 +6,11 @@ import type { Grant } from "../seat/access";
 /** What the page knows about a session. */
 export type Watched =
   | { known: "not yet"; trouble: string | null }
-  /** `trouble`: why the last look failed, if it did; `view` is then the one before. */
-  | { known: "yes"; view: SessionView; trouble: string | null }
+  /**
+   * `trouble`: why the last look failed, if it did; `view` is then the one before. `gone`: the server has forgotten the
+   * session since, with its workshop.
+   */
+  | { known: "yes"; view: SessionView; trouble: string | null; gone?: true }
   /** The server knows no such session. */
   | { known: "never" };
 
@@ -17,20 +20,27 @@ export type Look = { ok: true; view: SessionView } | { ok: false; error: ApiErro
 /** The next state after a look. */
 export function after(state: Watched, look: Look): Watched {
   if (look.ok) return { known: "yes", view: look.view, trouble: null };
-  if (look.error.status === 404 || look.error.status === 400 || look.error.status === 422) return { known: "never" };
-  if (look.error.code === "ENDED" && state.known === "yes") {
-    return { known: "yes", view: { ...state.view, status: "ended", reason: look.error.message }, trouble: null };
+  const { status, code, message } = look.error;
+  if (status === 404 || status === 400 || status === 422) {
+    if (state.known !== "yes") return { known: "never" };
+    const reason = state.view.status === "ended" && state.view.reason ? state.view.reason : "The workshop has ended and everything in it has been removed.";
+    return { known: "yes", view: { ...state.view, status: "ended", reason }, trouble: null, gone: true };
+  }
+  if (code === "ENDED" && state.known === "yes") {
+    return { known: "yes", view: { ...state.view, status: "ended", reason: message }, trouble: null };
   }
   if (state.known === "never") return state;
-  return { ...state, trouble: look.error.message };
+  return { ...state, trouble: message };
 }
+
+/** How long to wait after each answer, in milliseconds. A stopped workshop ends sessions and may go on later. */
+const PATIENCE = { waiting: 1000, unreachable: 1500, ready: 12_000, ended: 8000 };
+const AFTER_TROUBLE = 2000;
 
 /** Milliseconds until the next look; null when there is nothing more to learn. `random` in 0..1 spreads a class. */
 export function nextLook(state: Watched, random: number): number | null {
-  if (state.known === "never") return null;
-  if (state.known === "yes" && state.view.status === "ended") return null;
-  const base =
-    state.trouble !== null ? 2000 : state.known === "not yet" || state.view.status === "waiting" ? 1000 : state.view.status === "unreachable" ? 1500 : 12_000;
+  if (state.known === "never" || (state.known === "yes" && state.gone)) return null;
+  const base = state.trouble !== null ? AFTER_TROUBLE : PATIENCE[state.known === "yes" ? state.view.status : "waiting"];
   return Math.round(base * (0.8 + 0.4 * random));
 }
 
