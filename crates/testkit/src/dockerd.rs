@@ -8,6 +8,8 @@ use tempfile::TempDir;
 
 use crate::wait_for_blocking;
 
+/// Of a bridge that no container uses; from the documentation range 203.0.113.0/24.
+const SUBNET: &str = "203.0.113.1/28";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The Engine. It keeps containers over its own restarts (live-restore), leaves the host's firewall alone, and its
@@ -15,6 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct PrivateDocker {
     directory: TempDir,
+    bridge: String,
     engine: Option<Child>,
 }
 
@@ -41,7 +44,17 @@ impl PrivateDocker {
                 String::from_utf8_lossy(&output.stderr)
             ));
         }
-        Ok(Self { directory, engine: None })
+        let bridge = format!("ctd{}", std::process::id());
+        for arguments in
+            [&["link", "add", &bridge, "type", "bridge"][..], &["addr", "add", SUBNET, "dev", &bridge]]
+        {
+            let output =
+                Command::new("ip").args(arguments).output().map_err(|error| format!("ip: {error}"))?;
+            if !output.status.success() {
+                return Err(format!("ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr)));
+            }
+        }
+        Ok(Self { directory, bridge, engine: None })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -80,7 +93,9 @@ impl PrivateDocker {
             .arg(option("exec-root", &self.path("exec")))
             .arg(option("pidfile", &self.path("pid")))
             .arg(format!("--host=unix://{}", self.socket().display()))
-            .args(["--bridge=none", "--iptables=false", "--ip-masq=false", "--live-restore"])
+            // Not `none`: that takes away docker0, which is another Engine's.
+            .arg(format!("--bridge={}", self.bridge))
+            .args(["--iptables=false", "--ip-masq=false", "--live-restore"])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
             .stderr(log)
@@ -150,6 +165,7 @@ impl Drop for PrivateDocker {
         self.stop();
         // Its containerd outlives a killed Engine.
         self.kill_all("");
+        let _ = Command::new("ip").args(["link", "delete", &self.bridge]).output();
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let own = self.directory.path().display().to_string();
         for line in mounts.lines().rev() {

@@ -320,7 +320,7 @@ impl Runtime for DockerRuntime {
                 return Err(stale(there.generation));
             }
             let (used, total) = (Seats::used(&map), inner.capacity);
-            if used >= total && !map.get(&key).is_some_and(|seat| !seat.gone) {
+            if used >= total && map.get(&key).is_none_or(|seat| seat.gone) {
                 return Err(RuntimeError::AtCapacity { used, total });
             }
             Ok(map)

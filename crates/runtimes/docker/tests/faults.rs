@@ -19,7 +19,7 @@ use http::Method;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn key(workshop: &WorkshopId, seat: u32) -> SeatKey {
-    SeatKey { workshop: workshop.clone(), seat: SeatNumber::new(seat).unwrap() }
+    SeatKey { workshop: workshop.clone(), seat: SeatNumber::new(seat).expect("a number") }
 }
 
 /// Waits until the seat is in this state, and gives the reason.
@@ -38,7 +38,7 @@ async fn private(test: &str, size_mb: u32) -> Option<(support::Docker, PrivateDo
         Ok(engine) => {
             let mut config = harness.config();
             config.socket = engine.socket();
-            config.workspace_bin = seat_binary::workspace().unwrap();
+            config.workspace_bin = seat_binary::workspace().expect("a workspace binary");
             Some((harness, engine, config))
         }
         Err(reason) => {
@@ -49,13 +49,14 @@ async fn private(test: &str, size_mb: u32) -> Option<(support::Docker, PrivateDo
 }
 
 fn import(engine: &PrivateDocker) {
-    TinyImage::BUSYBOX.import_with(engine.docker(), support::BUSYBOX).unwrap();
+    TinyImage::BUSYBOX.import_with(engine.docker(), support::BUSYBOX).expect("a tiny image");
 }
 
 fn nothing_is_left(engine: &PrivateDocker, installation: &InstallationId) {
     let filter = format!("label=io.clarateach.installation={installation}");
     for command in [&["ps", "--all"][..], &["volume", "ls"], &["network", "ls"]] {
-        let output = engine.docker().args(command).args(["--quiet", "--filter", &filter]).output().unwrap();
+        let output =
+            engine.docker().args(command).args(["--quiet", "--filter", &filter]).output().expect("docker");
         assert_eq!(String::from_utf8_lossy(&output.stdout), "", "{command:?}");
     }
 }

@@ -10,7 +10,7 @@ use clarateach_testkit::leaks::run;
 use http::Method;
 
 fn seat(harness: &dyn Harness, image: &str) -> DesiredSeat {
-    let key = SeatKey { workshop: WorkshopId::random(), seat: SeatNumber::new(1).unwrap() };
+    let key = SeatKey { workshop: WorkshopId::random(), seat: SeatNumber::new(1).expect("a number") };
     let mut seat = desired(harness, &key, 1);
     seat.image = ImageRef(image.to_owned());
     seat

@@ -65,16 +65,16 @@ impl Drop for Outside {
 }
 
 fn key(workshop: &WorkshopId, seat: u32) -> SeatKey {
-    SeatKey { workshop: workshop.clone(), seat: SeatNumber::new(seat).unwrap() }
+    SeatKey { workshop: workshop.clone(), seat: SeatNumber::new(seat).expect("a number") }
 }
 
 /// A port of the host that says so at once.
 fn answering_on_the_host() -> u16 {
-    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let listener = TcpListener::bind("0.0.0.0:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let _ = stream.unwrap().write_all(b"the host");
+            let _ = stream.expect("a caller").write_all(b"the host");
         }
     });
     port
@@ -92,8 +92,9 @@ fn may_change_networks(test: &str) -> bool {
 }
 
 async fn address(runtime: &dyn Runtime, key: &SeatKey) -> String {
-    let all = runtime.observe().await.unwrap();
-    all.into_iter().find(|environment| environment.key == *key).unwrap().address.unwrap()
+    let all = runtime.observe().await.expect("observe");
+    let found = all.into_iter().find(|environment| environment.key == *key);
+    found.and_then(|environment| environment.address).expect("it runs")
 }
 
 #[tokio::test(flavor = "multi_thread")]

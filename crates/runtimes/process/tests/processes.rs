@@ -11,7 +11,7 @@ use clarateach_testkit::{leaks, wait_for};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn seat() -> SeatKey {
-    SeatKey { workshop: WorkshopId::random(), seat: SeatNumber::new(1).unwrap() }
+    SeatKey { workshop: WorkshopId::random(), seat: SeatNumber::new(1).expect("a number") }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -63,7 +63,7 @@ async fn a_disk_that_the_learner_has_closed_is_removed() {
     until_ready(&*runtime, &key, 1).await;
     let disk = harness.state.path().join(format!("seats/{}.1.g1/disk", key.workshop));
     std::fs::create_dir_all(disk.join("closed/inner")).unwrap();
-    std::fs::set_permissions(disk.join("closed"), std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(disk.join("closed"), std::fs::Permissions::from_mode(0o000)).unwrap();
     runtime.remove(&key, Generation(1)).await.unwrap();
     assert_eq!(harness.leftovers().await, Vec::<String>::new());
 }
