@@ -83,7 +83,7 @@ fn a_viewer_that_does_not_read_holds_up_nobody_and_gets_a_redraw() {
     loop {
         let Seen::Output { bytes, snapshot, .. } = stalled.next() else { continue };
         redrawn |= snapshot;
-        if contains(&bytes, b"300000") {
+        if contains(&bytes, b"299999") {
             break;
         }
     }
