@@ -14,6 +14,24 @@
 //! [`BINARY_INPUT`] + bytes, or [`BINARY_NUMBERED_INPUT`] + `n` as eight bytes big-endian + bytes. Everything else
 //! stays a JSON text frame as above.
 
+//!
+//! **Query** of `/terminal`, all optional:
+//!
+//! | parameter | takes | means |
+//! |---|---|---|
+//! | `id` | a terminal's number | which one; 1 when missing, which is opened if it isn't there. One whose shell has exited gets a fresh shell, unless `since` asks for the rest of the old one |
+//! | `since` | a position | go on after it |
+//! | `epoch` | the `epoch` of the last hello | whose positions these are; of another one, the terminal says that its shell is new |
+//! | `mode` | `edit`, `view` | `view` never types, sizes or makes the program wait |
+//! | `client` | up to 64 characters | names the client over reconnects: input whose `n` was taken from it already is acknowledged and not typed again |
+//!
+//! **Close codes**: 1000 after `exit`, 1007 text that is no UTF-8, 1008 a thousand bad frames, 1009 a message of more
+//! than four times [`MAX_INPUT_BYTES`], 4422 no terminal could be had (an error frame such as `NO_SHELL` comes first).
+//!
+//! The server pings behind its output and takes the pongs for how far the client has read, so that at most a few
+//! milliseconds of output are under way and Ctrl-C is seen at once. Clients that never answer pings are served all the
+//! same, limited by their socket only.
+
 use serde::{Deserialize, Serialize};
 
 /// Subprotocol of the JSON frames; the same as offering none.

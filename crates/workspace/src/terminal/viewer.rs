@@ -91,7 +91,9 @@ pub(super) async fn serve(
     wishes: Wishes,
 ) {
     socket.get_ref().keep_queue_small();
-    let foreign = wishes.epoch.as_deref().is_some_and(|known| known != epoch);
+    let head = terminal.describe().seq;
+    let foreign = wishes.epoch.as_deref().is_some_and(|known| known != epoch)
+        || wishes.since.is_some_and(|since| since > head);
     let attached = terminal.attach(if foreign { None } else { wishes.since }, !wishes.view_only);
     let hello = ServerFrame::Hello {
         id: terminal.id,
@@ -120,7 +122,7 @@ pub(super) async fn serve(
         broken: false,
         unflushed: false,
     };
-    if foreign || wishes.since.is_some_and(|since| since > attached.position) {
+    if foreign {
         viewer.notices.push_back(frames::output(viewer.encoding, RESTARTED, &[], attached.position, true));
     }
     std::future::poll_fn(|context| viewer.poll(context)).await;

@@ -223,6 +223,9 @@ fn positions_of_another_life_are_not_believed() {
         let mut back = seat.terminal(query);
         let Seen::Output { bytes, snapshot: true, .. } = back.next() else { panic!("{query}") };
         assert!(contains(&bytes, b"the shell is new"), "{query}");
+        // What the new shell has said follows and doesn't wipe it off.
+        let Seen::Output { bytes, snapshot: false, .. } = back.next() else { panic!("{query}") };
+        assert!(contains(&bytes, b"$ "), "{query}");
     }
 }
 
