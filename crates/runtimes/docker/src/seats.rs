@@ -41,6 +41,8 @@ impl From<&RuntimeError> for Failure {
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub(crate) wish: Wish,
+    /// Nothing of it has been made or seen.
+    pub(crate) new: bool,
     /// Moves on with every wish, so that a worker sees that it has been overtaken.
     pub(crate) turn: u64,
     /// A worker is at it.
@@ -68,6 +70,7 @@ impl Seat {
     fn new() -> Self {
         Self {
             wish: Wish::Unknown,
+            new: true,
             turn: 0,
             busy: false,
             missed_death: false,
@@ -237,6 +240,7 @@ impl Seats {
                 seat.probe = None;
             }
         }
+        seat.new = false;
         seat.container = container;
         seat.disk = disk;
         drop(map);

@@ -27,6 +27,7 @@ use crate::seats::{Failure, Wish};
 const REMOVAL_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the Engine has of one seat.
+#[derive(Default)]
 struct Survey {
     containers: Vec<(Generation, ContainerSummary)>,
     disks: Vec<(Generation, String)>,
@@ -164,7 +165,9 @@ impl Inner {
     async fn make(self: &Arc<Self>, desired: &DesiredSeat, turn: u64) -> Result<(), RuntimeError> {
         let key = &desired.key;
         let docker = self.engine.docker()?;
-        let survey = self.survey(&docker, key).await?;
+        // The watcher has looked, and found nothing of a seat that is new here: one question less per seat.
+        let new = self.seats.lock().get_mut(key).is_some_and(|seat| std::mem::take(&mut seat.new));
+        let survey = if new { Survey::default() } else { self.survey(&docker, key).await? };
         if let Some((seen, _)) = survey.containers.iter().find(|(there, _)| *there > desired.generation) {
             let (given, seen) = (desired.generation, *seen);
             return Err(RuntimeError::StaleGeneration { key: key.clone(), given, seen });
@@ -237,10 +240,11 @@ impl Inner {
         let key = &desired.key;
         let quiet: clarateach_runtime::ProgressFn = Arc::new(|_| {});
         let facts = image::prepare(&self.engine, docker, &desired.image, &quiet).await?;
-        let tools = self.tools.ensure(&self.engine, docker, &self.naming, &desired.image).await?;
         let target = (&key.workshop, desired.egress);
-        let network =
-            self.networks.ensure(&self.engine, docker, &self.naming, &self.firewall, target).await?;
+        let (tools, network) = tokio::try_join!(
+            self.tools.ensure(&self.engine, docker, &self.naming, &desired.image),
+            self.networks.ensure(&self.engine, docker, &self.naming, &self.firewall, target),
+        )?;
         let plan = Plan {
             naming: &self.naming,
             desired,

@@ -24,17 +24,17 @@ async fn works(
 ) {
     let Some(harness) = support::docker(test).await else { return };
     let tag = format!("clarateach-test-{}", test.replace('_', "-"));
-    image.import(&tag).unwrap();
+    image.import(&tag).expect("a tiny image");
     let runtime = harness.open().await;
     let mut seat = seat(&harness, &tag);
     seat.env.insert("WHO".to_owned(), "the workshop".to_owned());
-    runtime.apply(seat.clone()).await.unwrap();
+    runtime.apply(seat.clone()).await.expect("apply");
     until_ready(&*runtime, &seat.key, 1).await;
     let body = r#"{"content":"mine"}"#.to_owned();
     let (status, answer) = request(&*runtime, &seat, Method::PUT, "/files/by-the-learner", body).await;
     assert!(status.is_success(), "{status} {}", String::from_utf8_lossy(&answer));
     look(&harness, &*runtime, &seat).await;
-    runtime.remove(&seat.key, Generation(1)).await.unwrap();
+    runtime.remove(&seat.key, Generation(1)).await.expect("remove");
     assert_eq!(harness.leftovers().await, Vec::<String>::new());
     let _ = run("docker", &["rmi", &tag]);
 }
