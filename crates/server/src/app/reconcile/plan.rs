@@ -248,11 +248,16 @@ impl Seat<'_> {
     }
 
     fn catch_up(&self, environment: &Environment) -> Decision {
-        let next_generation = if self.held { environment.generation } else { environment.generation.next() };
-        Decision {
-            write: SeatWrite { next_generation, ..self.write(SeatState::Pending, None) },
-            action: None,
+        if self.held {
+            // A held seat never changes by itself; a person decides.
+            let message = "The database is older than this seat's environment, as after restoring a backup. \
+                           Reset the seat, or evict its learner.";
+            let reason = Some(("NEWER_ENVIRONMENT".to_owned(), message.to_owned()));
+            return Decision { write: self.write(SeatState::Unreachable, reason), action: None };
         }
+        let next_generation = environment.generation.next();
+        let write = SeatWrite { next_generation, only_if_free: true, ..self.write(SeatState::Pending, None) };
+        Decision { write, action: None }
     }
 
     fn seen(&self, environment: &Environment) -> Decision {
