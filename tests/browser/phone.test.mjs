@@ -41,7 +41,7 @@ test("a phone is enough to take part", { timeout: 240_000 }, async () => {
     await editor(page, "notes.md").tap();
     await page.keyboard.type("# Notes");
     await page.getByRole("button", { name: "Save", exact: true }).tap();
-    await page.getByRole("button", { name: "Saved" }).waitFor();
+    await page.getByRole("button", { name: "Saved", exact: true }).waitFor();
     await page.screenshot({ path: shot("phone-editor") });
     await nav.getByRole("button", { name: "Files" }).tap();
     await page.screenshot({ path: shot("phone-files") });

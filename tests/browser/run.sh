@@ -18,7 +18,8 @@ skip() {
 [[ -x ${CHROMIUM:-/usr/bin/chromium} ]] || { skip "browser: there is no ${CHROMIUM:-/usr/bin/chromium}"; exit 0; }
 npm ci --no-audit --no-fund --silent
 
-tests() { node --test --test-concurrency=1 --test-reporter=spec; }
+# tests FILE…: these, or all.
+tests() { node --test --test-concurrency=1 --test-reporter=spec "$@"; }
 
 if [[ -n ${CLARATEACH_URL:-} ]]; then
     tests
@@ -42,14 +43,15 @@ stop() {
 trap 'stop; rm -rf "$scratch"' EXIT
 
 # against NAME RUNTIME [locked]: runs the tests on a server of their own. `locked`: with logins, and with previews in a
-# sandbox on the main origin, as a server with a public URL and no preview domain has them.
+# sandbox on the main origin, as a server with a public URL and no preview domain has them; those tests that see it.
 against() {
-    local name=$1 runtime=$2 port token= settings=()
+    local name=$1 runtime=$2 port token= settings=() files=()
     port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
     local url=http://127.0.0.1:$port log=$scratch/$name.log
     if [[ ${3:-} == locked ]]; then
         token=$(python3 -c 'import secrets; print(secrets.token_urlsafe(24))')
         settings=("ADMIN_TOKEN=$token" "PUBLIC_URL=$url")
+        files=(workshop.test.mjs hostile-preview.test.mjs)
     fi
     echo "== $name"
     mkdir "$scratch/$name"
@@ -64,7 +66,7 @@ against() {
         sleep 0.1
     done
     local result=0
-    CLARATEACH_URL=$url CLARATEACH_TOKEN=$token CLARATEACH_RUNTIME=$runtime CLARATEACH_SHOTS=$name tests || result=$?
+    CLARATEACH_URL=$url CLARATEACH_TOKEN=$token CLARATEACH_RUNTIME=$runtime CLARATEACH_SHOTS=$name tests "${files[@]}" || result=$?
     if ((result)); then tail -n 40 "$log" >&2; fi
     stop
     return $result

@@ -71,7 +71,7 @@ test("an instructor teaches, a learner works, and everything ends", { timeout: 3
     await page.keyboard.type("print('héllo, world 😀')");
     await page.getByRole("button", { name: "Save", exact: true }).waitFor();
     await page.keyboard.press("Control+s");
-    await page.getByRole("button", { name: "Saved" }).waitFor();
+    await page.getByRole("button", { name: "Saved", exact: true }).waitFor();
     await typeLine(page, "cat hello.py; echo; echo end-of-file");
     await terminalShows(page, /print\('héllo, world 😀'\)\s+end-of-file/);
     await page.screenshot({ path: shot("learner") });
@@ -92,7 +92,7 @@ test("an instructor teaches, a learner works, and everything ends", { timeout: 3
     await typeLine(page, "cat hello.py; echo still-there");
     await terminalShows(page, /# again\s+still-there/);
     await page.getByRole("button", { name: "Overwrite with mine" }).click();
-    await page.getByRole("button", { name: "Saved" }).waitFor();
+    await page.getByRole("button", { name: "Saved", exact: true }).waitFor();
     await typeLine(page, "cat hello.py; echo; echo now-mine");
     await terminalShows(page, /# from the shell\s+mine = 1\s+now-mine/);
   });
