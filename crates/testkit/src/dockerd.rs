@@ -8,8 +8,8 @@ use tempfile::TempDir;
 
 use crate::wait_for_blocking;
 
-/// Of a bridge that no container uses; from the documentation range 203.0.113.0/24.
-const SUBNET: &str = "203.0.113.1/28";
+/// Of a bridge that no container uses; from the benchmark range 198.18.0.0/15, which no machine is on.
+const SUBNET: &str = "198.18.77.1/28";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The Engine. It keeps containers over its own restarts (live-restore), leaves the host's firewall alone, and its
