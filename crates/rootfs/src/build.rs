@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::Instant;
 
 use clarateach_ext4::{Options, Writer};
@@ -14,7 +15,7 @@ use crate::layer::cache::Cache;
 use crate::layer::unpack::{Fault, LayerError, Unpacking};
 use crate::merge::{MOST_LAYERS, Merge};
 use crate::progress::Progress;
-use crate::publish::Output;
+use crate::publish::{Output, PublishError};
 use crate::size::readable;
 use crate::source::{self, Found, Image, ImageName};
 use crate::stamp;
@@ -23,6 +24,8 @@ use crate::stamp;
 const FORMAT: u32 = 1;
 /// A layer may unpack to four times the size of the filesystem, since higher layers can hide most of it, and this much.
 const LAYER_SLACK: u64 = 1 << 30;
+/// Bytes of layers after which what was written is sent to the disk.
+const SYNC_EVERY: u64 = 64 << 20;
 
 /// What is to be built.
 #[derive(Debug)]
@@ -136,17 +139,25 @@ fn write(
 
     let limit = request.size.saturating_mul(4).saturating_add(LAYER_SLACK);
     let unpacking = Unpacking::plan(&image.layers, cache, limit)?;
-    let merged = std::thread::scope(|scope| {
+    let early = output.file()?;
+    let (merged, synced) = std::thread::scope(|scope| {
         for _ in 0..unpacking.workers() {
             scope.spawn(|| unpacking.work(interrupted));
         }
-        let merged = merge(writer, &unpacking, progress, interrupted);
+        // What is written goes to the disk while the rest is still being written, so that little is left for the end.
+        let (written, syncs) = mpsc::sync_channel(1);
+        let syncer = scope.spawn(move || syncs.into_iter().try_for_each(|()| early.sync_data()));
+        let merged = merge(writer, &unpacking, progress, interrupted, &written);
+        drop(written);
         progress.step("checking digests", None);
-        merged
+        (merged, syncer.join())
     });
     // A layer that is not what it should be explains a merge that failed.
     if let Some(error) = unpacking.into_error() {
         return Err(error.into());
+    }
+    if let Ok(Err(source)) = synced {
+        return Err(PublishError::Io { operation: "syncing", path: request.output.clone(), source }.into());
     }
     let merged = merged?.finish().map_err(|error| BuildError::Merge { layer: 1, error })?;
     let (mut writer, counts) = (merged.writer, merged.counts);
@@ -191,13 +202,19 @@ fn merge(
     unpacking: &Unpacking,
     progress: &Progress,
     interrupted: &AtomicBool,
+    written: &mpsc::SyncSender<()>,
 ) -> Result<Merge, BuildError> {
     let mut merge = Merge::new(writer);
     let count = unpacking.tars.len();
     for (index, tar) in unpacking.tars.iter().enumerate().rev() {
         progress.step(format!("layer {} of {count}", index + 1), tar.known_len());
-        let mut entries = 0u32;
+        let (mut entries, mut synced) = (0u32, 0);
         let mut keep_going = |position| {
+            if position - synced >= SYNC_EVERY {
+                synced = position;
+                // If it is still busy with the last piece, this one goes with the next.
+                let _ = written.try_send(());
+            }
             entries = entries.wrapping_add(1);
             if entries.is_multiple_of(256) {
                 progress.at(position);

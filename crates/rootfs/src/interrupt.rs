@@ -53,6 +53,20 @@ impl Drop for TemporaryPath {
     }
 }
 
+static CHILD: Mutex<Option<rustix::process::Pid>> = Mutex::new(None);
+
+/// Runs a command to its end; an interrupted process takes it along.
+///
+/// # Errors
+/// If it can't be started or waited for.
+pub fn output_of(command: &mut std::process::Command) -> std::io::Result<std::process::Output> {
+    let child = command.spawn()?;
+    *CHILD.lock().unwrap_or_else(PoisonError::into_inner) = Some(rustix::process::Pid::from_child(&child));
+    let output = child.wait_with_output();
+    *CHILD.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    output
+}
+
 /// From now on, SIGINT, SIGTERM and SIGHUP remove what is temporary and end the process with 128 and the signal's number.
 /// The flag that is returned is for work that could go on beyond that.
 ///
@@ -65,6 +79,9 @@ pub fn install() -> std::io::Result<Arc<AtomicBool>> {
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         if let Some(signal) = signals.forever().next() {
             raised.store(true, std::sync::atomic::Ordering::Relaxed);
+            if let Some(child) = *CHILD.lock().unwrap_or_else(PoisonError::into_inner) {
+                let _ = rustix::process::kill_process(child, rustix::process::Signal::TERM);
+            }
             // Held until the end, so that nothing can be published any more.
             let list = temporary();
             for path in list.iter() {

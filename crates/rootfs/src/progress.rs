@@ -1,19 +1,28 @@
 //! What is shown while a build runs: a bar on a terminal, lines otherwise, on standard error.
 
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::size::readable;
+
+/// Without a terminal, a line says this often how far a long step is.
+const LINE_EVERY: Duration = Duration::from_secs(3);
 
 /// Shows how far a build is.
 #[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
     verbose: bool,
-    started: std::time::Instant,
+    lines: bool,
+    started: Instant,
+    /// What is being done, and when a line last said so, where there is no terminal.
+    step: Mutex<(String, Option<u64>, Instant)>,
 }
 
 impl Progress {
-    /// Progress on standard error. Without a terminal, and without `verbose`, nothing is shown.
+    /// Progress on standard error: a bar on a terminal, else a line every few seconds.
     pub fn new(verbose: bool) -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
         let template = "{spinner} {msg:28} {bytes:>10} {binary_bytes_per_sec:>12} {elapsed}";
@@ -23,12 +32,18 @@ impl Progress {
         if !bar.is_hidden() {
             bar.enable_steady_tick(Duration::from_millis(100));
         }
-        Self { bar, verbose, started: std::time::Instant::now() }
+        let lines = bar.is_hidden();
+        Self::with(bar, verbose, lines)
     }
 
     /// Progress that nobody sees.
     pub fn hidden() -> Self {
-        Self { bar: ProgressBar::hidden(), verbose: false, started: std::time::Instant::now() }
+        Self::with(ProgressBar::hidden(), false, false)
+    }
+
+    fn with(bar: ProgressBar, verbose: bool, lines: bool) -> Self {
+        let now = Instant::now();
+        Self { bar, verbose, lines, started: now, step: Mutex::new((String::new(), None, now)) }
     }
 
     /// A step begins whose end is known: `total` bytes, or unknown.
@@ -43,12 +58,23 @@ impl Progress {
             self.bar.set_length(total);
         }
         self.bar.set_position(0);
-        self.bar.set_message(what);
+        self.bar.set_message(what.clone());
+        let mut step = self.step.lock().unwrap_or_else(PoisonError::into_inner);
+        (step.0, step.1) = (what, total);
     }
 
     /// How many bytes of the step are done.
     pub fn at(&self, bytes: u64) {
         self.bar.set_position(bytes);
+        if !self.lines {
+            return;
+        }
+        let mut step = self.step.lock().unwrap_or_else(PoisonError::into_inner);
+        if step.2.elapsed() >= LINE_EVERY {
+            step.2 = Instant::now();
+            let of = step.1.map_or_else(String::new, |total| format!(" of {}", readable(total)));
+            self.line(&format!("{}: {}{of}", step.0, readable(bytes)));
+        }
     }
 
     /// A line for `--verbose`.

@@ -98,7 +98,13 @@ impl Output {
             }
             _ => PublishError::Io { operation: "opening", path: directory.to_owned(), source },
         })?;
-        Ok(directory.join(name))
+        let target = directory.join(name);
+        if target.is_symlink() {
+            // The file behind a link is replaced, not the link.
+            let fail = |source| PublishError::Io { operation: "following", path: target.clone(), source };
+            return fs::canonicalize(&target).map_err(fail);
+        }
+        Ok(target)
     }
 
     /// Starts writing to `target`, which must come from [`Output::resolve`]. What is there stays until the end.

@@ -61,6 +61,19 @@ fn every_source_and_compression_gives_the_same_bytes() {
     let archive = bench.path("saved.tar");
     docker_archive(&archive, &layers);
     build(format!("docker-archive:{}", archive.display()));
+    let piped = bench.out().join("piped.ext4");
+    let mut builder = bench.builder("docker-archive:/dev/stdin", &piped);
+    let line = "exec cat \"$0\" | \"$@\"";
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", line])
+        .arg(&archive)
+        .arg(builder.get_program())
+        .args(builder.get_args())
+        .args(["--size", "64M"]);
+    run(shell.env("CLARATEACH_CACHE_DIR", bench.path("cache")));
+    builder.env_clear();
+    fs::remove_file(piped).unwrap();
     let packed = bench.path("saved.tar.gz");
     fs::write(&packed, compress(&fs::read(&archive).unwrap(), Store::Gzip)).unwrap();
     build(format!("docker-archive:{}", packed.display()));

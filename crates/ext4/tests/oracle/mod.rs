@@ -93,6 +93,7 @@ pub fn debugfs(image: &Path, request: &str) -> String {
 /// A mounted image, unmounted when dropped.
 pub struct Mount {
     pub at: PathBuf,
+    image: PathBuf,
 }
 
 impl Mount {
@@ -100,7 +101,7 @@ impl Mount {
         let at = dir.join("mnt");
         fs::create_dir_all(&at).unwrap();
         run(Command::new("mount").args(["-t", "ext4", "-o", options]).arg(image).arg(&at));
-        Self { at }
+        Self { at, image: image.to_owned() }
     }
 }
 
@@ -110,5 +111,23 @@ impl Drop for Mount {
         if !done && !std::thread::panicking() {
             panic!("{} is still mounted", self.at.display());
         }
+        if done {
+            wait_until_detached(&self.image);
+        }
+    }
+}
+
+/// Waits until no loop device holds an image any more: the next mount would share it, and be as read-only as it.
+fn wait_until_detached(image: &Path) {
+    let attached = || {
+        fs::read_dir("/sys/block").unwrap().filter_map(Result::ok).any(|device| {
+            let backing = fs::read_to_string(device.path().join("loop/backing_file")).unwrap_or_default();
+            Path::new(backing.trim_end()) == image
+        })
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while attached() {
+        assert!(std::time::Instant::now() < deadline, "{} is still attached", image.display());
+        std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }

@@ -21,10 +21,18 @@ const MOST_ENTRIES: usize = 100_000;
 pub(super) fn find(path: &Path) -> Result<Found, SourceError> {
     let open = |path: &Path| {
         let file = File::open(path)?;
-        if file.metadata()?.is_dir() {
+        let kind = file.metadata()?.file_type();
+        if kind.is_dir() {
             return Err(io::Error::from(io::ErrorKind::IsADirectory));
         }
-        Bytes::whole(file)
+        if kind.is_file() {
+            return Bytes::whole(file);
+        }
+        // A pipe: `docker save … | rootfs-builder --image docker-archive:/dev/stdin`.
+        let spool = Spool::new(tempfile::tempfile()?);
+        io::copy(&mut &file, &mut SpoolWriter(&spool))?;
+        spool.finish(Ok(()));
+        Ok(Bytes::Spool(Arc::new(spool)))
     };
     let bytes = open(path).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => SourceError::NotFound {

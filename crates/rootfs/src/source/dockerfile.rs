@@ -40,7 +40,7 @@ pub fn build(dockerfile: &Path, name: Option<&str>, verbose: bool) -> Result<Ima
     } else {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
     }
-    let output = command.output().map_err(|error| match error.kind() {
+    let output = crate::interrupt::output_of(&mut command).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
             failed("the docker command is needed for --dockerfile: install it".to_owned())
         }

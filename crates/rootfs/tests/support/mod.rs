@@ -68,6 +68,7 @@ pub fn fsck(image: &Path) {
 /// A mount, taken down when dropped.
 pub struct Mount {
     pub at: PathBuf,
+    image: Option<PathBuf>,
 }
 
 impl Mount {
@@ -76,7 +77,7 @@ impl Mount {
         let at = dir.join(format!("mnt-{options}"));
         fs::create_dir_all(&at).unwrap();
         run(Command::new("mount").args(["-t", "ext4", "-o", &format!("loop,{options}")]).arg(image).arg(&at));
-        Self { at }
+        Self { at, image: Some(image.to_owned()) }
     }
 
     /// Mounts layers upon one another, the lowest first.
@@ -86,7 +87,7 @@ impl Mount {
         let lower: Vec<_> = layers.iter().rev().map(|layer| layer.to_str().unwrap().to_owned()).collect();
         let options = format!("ro,lowerdir={}", lower.join(":"));
         run(Command::new("mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(&at));
-        Self { at }
+        Self { at, image: None }
     }
 
     /// Mounts a small filesystem in memory.
@@ -94,7 +95,7 @@ impl Mount {
         let at = dir.join("tmpfs");
         fs::create_dir_all(&at).unwrap();
         run(Command::new("mount").args(["-t", "tmpfs", "tmpfs", "-o", options]).arg(&at));
-        Self { at }
+        Self { at, image: None }
     }
 }
 
@@ -104,6 +105,24 @@ impl Drop for Mount {
         if !done && !std::thread::panicking() {
             panic!("{} is still mounted", self.at.display());
         }
+        if let Some(image) = self.image.as_ref().filter(|_| done) {
+            wait_until_detached(image);
+        }
+    }
+}
+
+/// Waits until no loop device holds an image any more: the next mount would share it, and be as read-only as it.
+fn wait_until_detached(image: &Path) {
+    let attached = || {
+        fs::read_dir("/sys/block").unwrap().filter_map(Result::ok).any(|device| {
+            let backing = fs::read_to_string(device.path().join("loop/backing_file")).unwrap_or_default();
+            Path::new(backing.trim_end()) == image
+        })
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while attached() {
+        assert!(std::time::Instant::now() < deadline, "{} is still attached", image.display());
+        std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }
 
