@@ -67,12 +67,16 @@ pub(super) fn panicked(panic: Box<dyn Any + Send>) -> Response<Body> {
     Failure(AppError::internal(std::io::Error::other(format!("a handler panicked: {what}")))).into_response()
 }
 
-/// Answers of the API may carry codes and tokens: no cache keeps them, no `Referer` tells them.
+/// Answers of the API may carry codes and tokens: no cache keeps them, no `Referer` tells them, no other site's page
+/// frames or embeds them.
 pub(super) async fn no_store(request: Request, next: Next) -> Response<Body> {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let nothing = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+    headers.insert(header::CONTENT_SECURITY_POLICY, nothing);
+    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
     response
 }

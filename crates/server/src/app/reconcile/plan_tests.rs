@@ -90,7 +90,10 @@ impl World {
             if write.only_if_free && *held {
                 continue;
             }
-            assert!(!*held || write.next_generation == seat.generation, "a held seat is made anew: {write:?}");
+            assert!(
+                !*held || write.next_generation == seat.generation,
+                "a held seat is made anew: {write:?}"
+            );
             seat.generation = write.next_generation;
             seat.state = write.state;
             seat.reason.clone_from(&write.reason);
