@@ -15,4 +15,4 @@ make_root node nodejs,npm,git
 make_root build build-essential,gdb,cmake,clang,golang-go,git,python3-dev,openjdk-17-jdk-headless,libboost-dev,valgrind,vim,curl
 cd "$root"
 CLARATEACH_ROOTFS_TARS=$roots CLARATEACH_CASES=${CASES:-400} \
-    cargo nextest run --release -p clarateach-rootfs --test fidelity --no-capture
+    cargo nextest run --release -p clarateach-rootfs --test fidelity --no-fail-fast --no-capture

@@ -160,6 +160,25 @@ fn a_damaged_cache_is_noticed_and_mended() {
 }
 
 #[test]
+fn a_plain_layer_that_changes_after_it_was_checked_is_noticed() {
+    let bench = Bench::new();
+    let dir = bench.path("oci");
+    let layer = base().file("x", vec![1; 100_000]).done();
+    let digests = layout(&dir, &[(layer.clone(), Store::Plain)]);
+    let image = format!("oci:{}", dir.display());
+    let output = bench.out().join("rootfs.ext4");
+    run(bench.builder(&image, &output).args(["--size", "64M"]));
+    let path = blob_path(&dir, &digests[0]);
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let before = file.metadata().unwrap().modified().unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"!", 10_000).unwrap();
+    // Whoever hides the change can set the modification time, but not the change time.
+    file.set_modified(before).unwrap();
+    let out = bench.builder(&image, &output).args(["--size", "65M"]).output().unwrap();
+    refused(&out, 4, &["its digest is", "damaged"]);
+}
+
+#[test]
 fn init_users_and_mount_points_are_added_where_they_are_missing() {
     const NAME: &str = "init_users_and_mount_points_are_added_where_they_are_missing";
     if !have(NAME, "debugfs", "e2fsprogs") {

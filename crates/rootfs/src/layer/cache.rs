@@ -1,11 +1,14 @@
 //! Unpacked layers, kept from one build to the next under the digest of their content.
 //!
-//! A layer goes into the cache only after its digest has been checked, and is checked again whenever it comes out, so that
-//! a damaged cache costs time and never correctness. What was used longest ago goes first when the limit is reached.
+//! A layer goes into the cache only after its digest has been checked. When it comes out, it is checked again unless the file
+//! is still as it was: same place, size, modification and change time, which no write leaves as they are. So a damaged cache
+//! costs time and never correctness. The same is noted of plain layers outside the cache, which are then not hashed in every
+//! build. What was used longest ago goes first when the limit is reached.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -22,12 +25,26 @@ pub struct Cache {
     directory: Option<PathBuf>,
 }
 
+/// What the filesystem says of a part of a file: two equal states mean that nothing was written in between.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FileState(String);
+
+impl FileState {
+    /// The state of a file, for the part that begins at `offset`.
+    pub(super) fn of(file: &File, offset: u64) -> Option<Self> {
+        let m = file.metadata().ok()?;
+        let (modified, changed) = ((m.mtime(), m.mtime_nsec()), (m.ctime(), m.ctime_nsec()));
+        Some(Self(format!("{} {} {} {offset} {modified:?} {changed:?}", m.dev(), m.ino(), m.size())))
+    }
+}
+
 impl Cache {
     /// The cache in `directory`, which is made if it is missing. If that can't be done there is no cache.
     pub fn new(directory: Option<PathBuf>) -> Self {
         let usable = |directory: &PathBuf| {
             fs::create_dir_all(directory.join("layers")).is_ok()
                 && fs::create_dir_all(directory.join("built")).is_ok()
+                && fs::create_dir_all(directory.join("checked")).is_ok()
                 && rustix::fs::access(directory.join("layers"), rustix::fs::Access::WRITE_OK).is_ok()
         };
         Self { directory: directory.filter(usable) }
@@ -78,9 +95,29 @@ impl Cache {
     /// A layer that was kept.
     pub fn get(&self, diff_id: &Digest) -> Option<File> {
         let file = File::open(self.path(diff_id)?).ok()?;
-        // The modification time says when it was last used.
-        let _ = file.set_modified(SystemTime::now());
+        // The note says when the layer was last used; the layer itself must stay as it is.
+        if let Ok(note) = File::options().append(true).create(true).open(self.check_note(diff_id)?) {
+            let _ = note.set_modified(SystemTime::now());
+        }
         Some(file)
+    }
+
+    /// Whether these bytes have been checked against a digest and not been written to since.
+    pub(super) fn is_checked(&self, digest: &Digest, state: &FileState) -> bool {
+        self.check_note(digest)
+            .and_then(|note| fs::read_to_string(note).ok())
+            .is_some_and(|text| text == state.0)
+    }
+
+    /// Notes that these bytes have been checked against a digest, in the state they were in before that.
+    pub(super) fn note_checked(&self, digest: &Digest, state: &FileState) {
+        if let Some(note) = self.check_note(digest) {
+            let _ = fs::write(note, &state.0);
+        }
+    }
+
+    fn check_note(&self, digest: &Digest) -> Option<PathBuf> {
+        Some(self.directory.as_ref()?.join("checked").join(digest.hex()))
     }
 
     /// Takes a layer away, because it is damaged.
@@ -94,7 +131,11 @@ impl Cache {
     pub fn keep(&self, diff_id: &Digest, nameless: &File) {
         let Some(path) = self.path(diff_id) else { return };
         let proc = format!("/proc/self/fd/{}", nameless.as_raw_fd());
-        let _ = rustix::fs::linkat(CWD, proc, CWD, &path, AtFlags::SYMLINK_FOLLOW);
+        if rustix::fs::linkat(CWD, proc, CWD, &path, AtFlags::SYMLINK_FOLLOW).is_ok()
+            && let Some(state) = FileState::of(nameless, 0)
+        {
+            self.note_checked(diff_id, &state);
+        }
         self.shrink(LIMIT);
     }
 
@@ -110,7 +151,9 @@ impl Cache {
             .filter_map(|entry| {
                 let entry = entry.ok()?;
                 let metadata = entry.metadata().ok()?;
-                Some((metadata.modified().ok()?, metadata.len(), entry.path()))
+                let note = directory.join("checked").join(entry.file_name());
+                let used = fs::metadata(note).unwrap_or_else(|_| metadata.clone()).modified().ok()?;
+                Some((used, metadata.len(), entry.path()))
             })
             .collect();
         files.sort();
@@ -140,7 +183,7 @@ mod tests {
             let mut file = cache.nameless_file().unwrap();
             file.write_all(&[7; 100]).unwrap();
             cache.keep(digest, &file);
-            let kept = File::open(cache.path(digest).unwrap()).unwrap();
+            let kept = File::options().append(true).open(cache.check_note(digest).unwrap()).unwrap();
             let old = SystemTime::now() - std::time::Duration::from_secs(1000 - age as u64);
             kept.set_modified(old).unwrap();
         }

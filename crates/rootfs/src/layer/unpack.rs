@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Layer;
 use super::blob::Bytes;
-use super::cache::Cache;
+use super::cache::{Cache, FileState};
 use super::spool::Spool;
 use crate::digest::Digest;
 use crate::tar::ReadAt;
@@ -153,8 +153,11 @@ impl Unpacking {
             let job = |task| Job { layer: layer.diff_id, task };
             if let Some(file) = cache.get(&layer.diff_id) {
                 let bytes = Bytes::whole(file).map_err(fail("reading the cache"))?;
-                let task = Task::Check { bytes: bytes.clone(), wanted: layer.diff_id, then: Then::Cached };
-                check.push_back(job(task));
+                if !is_checked(cache, &layer.diff_id, &bytes) {
+                    let task =
+                        Task::Check { bytes: bytes.clone(), wanted: layer.diff_id, then: Then::Cached };
+                    check.push_back(job(task));
+                }
                 tars.push(bytes);
                 continue;
             }
@@ -165,8 +168,14 @@ impl Unpacking {
                 let mut start = [0; 4];
                 let len = layer.bytes.read_at(&mut start, 0).map_err(fail("reading it"))?;
                 if Compression::of(&start[..len]) == Compression::None {
-                    let bytes = layer.bytes.clone();
-                    check.push_back(job(Task::Check { bytes, wanted: layer.diff_id, then: Then::Nothing }));
+                    if !is_checked(cache, &layer.diff_id, &layer.bytes) {
+                        let bytes = layer.bytes.clone();
+                        check.push_back(job(Task::Check {
+                            bytes,
+                            wanted: layer.diff_id,
+                            then: Then::Nothing,
+                        }));
+                    }
                     tars.push(layer.bytes.clone());
                     continue;
                 }
@@ -226,6 +235,7 @@ impl Unpacking {
                 done
             }
             Task::Check { bytes, wanted, then } => {
+                let before = state(bytes);
                 let found = hash(bytes, interrupted)?;
                 if found != *wanted {
                     if matches!(then, Then::Cached) {
@@ -234,13 +244,29 @@ impl Unpacking {
                     }
                     return Err(Fault::Mismatch { found, wanted: *wanted });
                 }
-                if let Then::Keep(spool) = then {
-                    self.cache.keep(&job.layer, spool.file());
+                match (then, before) {
+                    (Then::Keep(spool), _) => self.cache.keep(&job.layer, spool.file()),
+                    (_, Some(before)) if state(bytes).as_ref() == Some(&before) => {
+                        self.cache.note_checked(wanted, &before);
+                    }
+                    _ => {}
                 }
                 Ok(())
             }
         }
     }
+}
+
+/// What the filesystem says of bytes that are all there.
+fn state(bytes: &Bytes) -> Option<FileState> {
+    match bytes {
+        Bytes::File { file, offset, .. } => FileState::of(file, *offset),
+        Bytes::Spool(_) => None,
+    }
+}
+
+fn is_checked(cache: &Cache, digest: &Digest, bytes: &Bytes) -> bool {
+    state(bytes).is_some_and(|state| cache.is_checked(digest, &state))
 }
 
 fn unpack(from: &Bytes, to: &Spool, limit: u64, interrupted: &AtomicBool) -> Result<(), Fault> {
