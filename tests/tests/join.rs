@@ -71,6 +71,8 @@ async fn joining_again_costs_no_second_seat() {
     let answers = join_all((0..20).map(|_| server.post("/api/join", me.clone()))).await;
     let seats: BTreeSet<u64> = answers.iter().map(|answer| answer.body["seat"].as_u64().unwrap()).collect();
     assert_eq!(seats.len(), 1);
+    let codes: BTreeSet<String> = answers.iter().map(|answer| answer.text("/session_code")).collect();
+    assert_eq!(codes.len(), 1, "the code that was written down stays good");
     let last = server.post("/api/join", me).await;
     assert_eq!(last.body["returning"], json!(true));
     let other_device = json!({"code": code.to_lowercase().replace('-', ""), "session_code": last.text("/session_code").to_lowercase()});

@@ -12,12 +12,17 @@ const ALPHABET: &[u8; 23] = b"34679ACDEFGHJKMNPQRTWXY";
 
 /// Uniform over the alphabet: bytes that would favour its first letters are thrown away.
 fn random_symbols<const N: usize>() -> [u8; N] {
+    drawn_symbols(|bytes| getrandom::fill(bytes).expect("the operating system gives random bytes"))
+}
+
+/// As [`random_symbols`], from a stream of uniform bytes.
+fn drawn_symbols<const N: usize>(mut fill: impl FnMut(&mut [u8])) -> [u8; N] {
     const LIMIT: u8 = (256 / ALPHABET.len() * ALPHABET.len()) as u8;
     let mut symbols = [0u8; N];
     let mut filled = 0;
     while filled < N {
         let mut bytes = [0u8; 32];
-        getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+        fill(&mut bytes);
         for byte in bytes {
             if byte < LIMIT && filled < N {
                 symbols[filled] = ALPHABET[usize::from(byte) % ALPHABET.len()];
@@ -109,6 +114,12 @@ impl SessionCode {
     #[must_use]
     pub fn random() -> Self {
         Self(random_symbols())
+    }
+
+    /// A code from a stream of uniform bytes, such as a keyed hash: the same stream gives the same code.
+    #[must_use]
+    pub fn drawn(fill: impl FnMut(&mut [u8])) -> Self {
+        Self(drawn_symbols(fill))
     }
 
     /// The code as the learner sees it, in five groups of four.

@@ -227,7 +227,7 @@ pub struct JoinWish {
 /// workshop* that has not ended → that session (a code of another workshop is ignored); `client_id` of a session of this
 /// workshop that has not ended → that session; an ended session by code → `Ended`; workshop wanted `Created` →
 /// `NotRunning`, `Stopped` or past its `ends_at` → `Ended` (known sessions too, since no seat is there);
-/// locked → `Locked`; a ready free seat (lowest number) and nobody in line before → active; seats not failed that are
+/// locked → `Locked`; a ready free seat (lowest number) and nobody in line before → active; seats that are
 /// neither held nor promised to somebody in line → waiting; else `Full`.
 /// Active plus waiting sessions never exceed the workshop's seats.
 #[derive(Debug, Clone)]

@@ -112,7 +112,7 @@ impl Model {
             return Expected::Locked;
         }
         let free = |seat: &Seat| seat.holder.is_none();
-        let obtainable = self.seats.iter().filter(|s| free(s) && s.state != SeatState::Failed).count();
+        let obtainable = self.seats.iter().filter(|s| free(s)).count();
         let ready = self.seats.iter().position(|s| free(s) && s.state == SeatState::Ready);
         let ready = ready.filter(|_| self.line.is_empty());
         if ready.is_none() && self.line.len() >= obtainable {

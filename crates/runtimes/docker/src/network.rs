@@ -120,7 +120,7 @@ impl Networks {
             .list_networks(Some(options))
             .await
             .map_err(|error| engine.failure("list networks", &error))?;
-        let mut left = 0;
+        let (mut left, mut stuck) = (0, None);
         for network in networks {
             let (Some(id), Some(labels)) = (network.id, network.labels) else { continue };
             // The filter has matched our label, but that label may be all it has.
@@ -135,15 +135,18 @@ impl Networks {
             match docker.remove_network(&id).await {
                 Ok(()) => {}
                 Err(error) if status(&error) == Some(404) => {}
+                // The others are removed all the same.
                 Err(error) => {
-                    return Err(engine.failure(format!("remove the network of workshop {workshop}"), &error));
+                    left += 1;
+                    stuck =
+                        Some(engine.failure(format!("remove the network of workshop {workshop}"), &error));
                 }
             }
         }
         if left == 0 {
             firewall.lower().await;
         }
-        Ok(())
+        stuck.map_or(Ok(()), Err)
     }
 }
 

@@ -191,7 +191,9 @@ impl Seats {
     }
 
     pub(crate) fn environments(&self) -> Vec<Environment> {
-        self.lock().iter().filter(|(_, seat)| !seat.gone).map(|(key, seat)| seat.environment(key)).collect()
+        // A seat that is gone but for something that could not be removed is still shown: nobody may call it gone.
+        let shown = |seat: &Seat| !seat.gone || seat.failure.is_some();
+        self.lock().iter().filter(|(_, seat)| shown(seat)).map(|(key, seat)| seat.environment(key)).collect()
     }
 
     /// How many places are taken.

@@ -180,8 +180,13 @@ impl Inner {
         }
         self.retry_what_failed_for_want_of_an_engine();
         self.firewall.check().await;
-        self.tidy_networks(&docker).await?;
-        self.tidy_tools(&docker).await
+        // What can't be tidied now is tried again; it is no reason to give up what is known of everybody's seats.
+        for tidied in [self.tidy_networks(&docker).await, self.tidy_tools(&docker).await] {
+            if let Err(error) = tidied {
+                tracing::warn!(%error, "something is left of seats that are gone; it is tried again");
+            }
+        }
+        Ok(())
     }
 
     /// Writes down what was found of one seat, and starts to remove what nobody wants of it.

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
-use clarateach_ids::{Generation, InstallationId, SeatKey};
+use clarateach_ids::{Generation, InstallationId, JoinCode, SeatKey, SessionCode};
 use secrecy::{ExposeSecret, SecretString};
 
 const NONCE_BYTES: usize = 24;
@@ -97,6 +97,15 @@ impl Sealer {
         self.cipher(purpose)
             .decrypt(&XNonce::from(*nonce), Payload { msg: body, aad: purpose.as_bytes() })
             .map_err(|_| Unsealable)
+    }
+
+    /// The session code of a browser in a workshop. Derived, so that a repeated join gives it again although only its
+    /// hash is stored.
+    #[must_use]
+    pub fn session_code(&self, workshop: &JoinCode, client_id: &str) -> SessionCode {
+        let seed = self.derive("session code", format!("{workshop}\0{client_id}").as_bytes());
+        let mut stream = blake3::Hasher::new_keyed(&seed).finalize_xof();
+        SessionCode::drawn(|bytes| stream.fill(bytes))
     }
 
     /// What the workspace of one make of a seat asks of its callers. Derived, so that no table holds it.

@@ -70,19 +70,29 @@ impl App {
             .filter(|name| !name.trim().is_empty())
             .map(|name| check_name("name", name, MAX_LEARNER_NAME))
             .transpose()?;
-        let new_code = SessionCode::random();
-        let decision = self
-            .store
-            .join(JoinWish {
-                join_code,
-                new_session: SessionId::random(),
-                new_code: code_hash(&new_code),
-                returning_code: given_code.as_ref().map(code_hash),
-                client_id,
-                name,
-                now,
-            })
-            .await?;
+        // The same browser gets the same code again, so that the one its learner wrote down stays good.
+        let mut new_code = match &client_id {
+            Some(client_id) => self.sealer.session_code(&join_code, client_id),
+            None => SessionCode::random(),
+        };
+        let mut wish = JoinWish {
+            join_code,
+            new_session: SessionId::random(),
+            new_code: code_hash(&new_code),
+            returning_code: given_code.as_ref().map(code_hash),
+            client_id,
+            name,
+            now,
+        };
+        let decision = match self.store.join(wish.clone()).await {
+            // The code belongs to a session of this browser that was ended: the next one has a code of its own.
+            Err(StoreError::Conflict { .. }) => {
+                new_code = SessionCode::random();
+                wish.new_code = code_hash(&new_code);
+                self.store.join(wish).await?
+            }
+            decided => decided?,
+        };
         metrics::counter!("clarateach_joins_total", "outcome" => outcome(&decision)).increment(1);
         let code = |is_new: bool| match &given_code {
             Some(given) if !is_new => given.expose(),

@@ -9,9 +9,9 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use super::error::AppError;
 
-/// A room of learners may mistype together.
-const BURST: NonZeroU32 = NonZeroU32::new(120).expect("not zero");
-const PER_SECOND: NonZeroU32 = NonZeroU32::new(1).expect("not zero");
+/// A building of learners may mistype together. At this pace a join code of 36 bits takes two centuries to guess.
+const BURST: NonZeroU32 = NonZeroU32::new(600).expect("not zero");
+const PER_SECOND: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
 
 /// Failures of one kind by address. Successes cost nothing.
 pub struct Throttle {

@@ -30,9 +30,11 @@ const CODE_DRAWS: usize = 5;
 /// # Errors
 /// `INVALID_FIELD` naming `field`.
 pub fn check_name(field: &str, text: &str, max: usize) -> Result<String, AppError> {
+    let whole = text;
     let text = text.trim();
     let invisible = |c: char| {
         c.is_control()
+            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{3164}' | '\u{feff}')
             || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     if text.is_empty() {
@@ -41,7 +43,7 @@ pub fn check_name(field: &str, text: &str, max: usize) -> Result<String, AppErro
     if text.chars().count() > max {
         return Err(AppError::field(field, format_args!("must have at most {max} characters")));
     }
-    if text.chars().any(invisible) {
+    if whole.chars().any(invisible) {
         return Err(AppError::field(field, "must not contain control characters"));
     }
     Ok(text.to_owned())

@@ -40,6 +40,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
             ));
         }
         let bytes = Bytes::from_request(request, state).await.map_err(|rejection| too_large(&rejection))?;
+        if bytes.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|byte| *byte == b'[') {
+            return Err(Failure::new(ErrorCode::InvalidField, "The body must be a JSON object: {…}."));
+        }
         // First whether it is JSON at all: a body that breaks off is told so, not that a field is missing.
         serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).map_err(|error| {
             Failure::new(ErrorCode::MalformedJson, format!("The body is not JSON: {error}"))
@@ -48,7 +51,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
         let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
             let path = error.path().to_string();
             let field = if path == "." { String::new() } else { format!("{path}: ") };
-            Failure::new(ErrorCode::InvalidField, format!("{field}{}", error.into_inner()))
+            // Where in the text it stands helps nobody: the field is named.
+            let problem = error.into_inner().to_string();
+            let problem = problem.split(" at line ").next().unwrap_or_default();
+            Failure::new(ErrorCode::InvalidField, format!("{field}{problem}"))
         })?;
         Ok(Self(value))
     }
@@ -70,14 +76,14 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathOf<
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
-        Path::<T>::from_request_parts(parts, state)
-            .await
-            .map(|Path(value)| Self(value))
-            .map_err(|rejection| Failure::new(ErrorCode::NotFound, rejection.body_text()))
+        Path::<T>::from_request_parts(parts, state).await.map(|Path(value)| Self(value)).map_err(|_| {
+            Failure::new(ErrorCode::NotFound, "There is nothing at this path; check the id and the seat.")
+        })
     }
 }
 
-fn cookie<'a>(parts: &'a Parts, name: &str) -> Option<&'a str> {
+/// The values of every cookie of the name.
+fn cookies<'a>(parts: &'a Parts, name: &'static str) -> impl Iterator<Item = &'a str> {
     parts
         .headers
         .get_all(header::COOKIE)
@@ -85,7 +91,7 @@ fn cookie<'a>(parts: &'a Parts, name: &str) -> Option<&'a str> {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(';'))
         .filter_map(|pair| pair.trim().split_once('='))
-        .find_map(|(key, value)| (key == name).then_some(value))
+        .filter_map(move |(key, value)| (key == name).then_some(value))
 }
 
 /// The bearer token of a request.
@@ -103,20 +109,23 @@ impl FromRequestParts<Arc<App>> for Caller {
             return Ok(Self::Admin);
         }
         if let Some(token) = bearer(parts) {
-            let peer = parts.extensions.get::<Peer>().copied();
-            if let Some(Peer(address)) = peer {
-                app.throttle.admit(address)?;
-            }
             let caller = app.caller_by_token(token).await?;
-            if let (Self::Anonymous, Some(Peer(address))) = (&caller, peer) {
+            // A right token is never shut out by somebody else's wrong ones.
+            if let (Self::Anonymous, Some(Peer(address))) = (&caller, parts.extensions.get::<Peer>().copied())
+            {
                 app.throttle.failed(address);
+                app.throttle.admit(address)?;
             }
             return Ok(caller);
         }
-        match cookie(parts, LOGIN_COOKIE) {
-            Some(value) => Ok(app.caller_by_cookie(value, jiff::Timestamp::now()).await?),
-            None => Ok(Self::Anonymous),
+        // A page on a sibling domain can plant a cookie of the name beside ours; any good one will do.
+        for value in cookies(parts, LOGIN_COOKIE).take(8) {
+            let caller = app.caller_by_cookie(value, jiff::Timestamp::now()).await?;
+            if caller != Self::Anonymous {
+                return Ok(caller);
+            }
         }
+        Ok(Self::Anonymous)
     }
 }
 

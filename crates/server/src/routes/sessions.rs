@@ -70,9 +70,12 @@ pub(super) async fn session(
     Base(base): Base,
     PathOf(code): PathOf<String>,
 ) -> Result<Json<SessionView>, Failure> {
-    app.throttle.admit(peer.0)?;
+    // A right code is never shut out by somebody else's wrong ones: it is too long to be guessed.
     match app.session(&base, &code, Timestamp::now()).await {
         Ok(view) => Ok(Json(view)),
-        Err(error) => Err(note_failure(&app, peer, error)),
+        Err(error) => {
+            app.throttle.admit(peer.0)?;
+            Err(note_failure(&app, peer, error))
+        }
     }
 }

@@ -20,7 +20,14 @@ const NOT_BUILT: &str = "<!doctype html><meta charset=utf-8><title>ClaraTeach</t
      <p>The web pages are not part of this build. Build them and the server again: \
      <code>npm --prefix web ci && npm --prefix web run build && cargo build --release</code>. The API works.";
 
-/// A file of the UI, or the page.
+/// Whether the page in the browser knows the path.
+fn is_route(path: &str) -> bool {
+    matches!(path, "" | "learn" | "instructor" | "admin")
+        || path.starts_with("join/")
+        || path.starts_with("instructor/workshops/")
+}
+
+/// A file of the UI, or the page; with 404 where the page will say that there is nothing.
 pub async fn page(request: Request) -> Response<Body> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return StatusCode::METHOD_NOT_ALLOWED.into_response();
@@ -38,6 +45,9 @@ pub async fn page(request: Request) -> Response<Body> {
         }
         None => ([(header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned())], NOT_BUILT).into_response(),
     };
+    if name == "index.html" && !is_route(path.trim_end_matches('/')) && path != "index.html" {
+        *response.status_mut() = StatusCode::NOT_FOUND;
+    }
     let cache = if name.starts_with("assets/") { "public, max-age=31536000, immutable" } else { "no-cache" };
     for (header, value) in [
         (header::CACHE_CONTROL, cache),

@@ -74,11 +74,11 @@ pub(super) fn first_free(db: &Connection, id: &WorkshopId) -> Outcome<Option<Hel
     Ok(statement.query_row([id.as_str()], Held::of).optional()?)
 }
 
-/// How many free seats may still become ready, or are.
+/// How many free seats are ready or may become so: failed ones are tried again.
 pub(super) fn obtainable(db: &Connection, id: &WorkshopId) -> Outcome<u32> {
     let mut statement = db.prepare_cached(
         "SELECT count(*) FROM seats INDEXED BY seats_free
-         WHERE workshop_id = ?1 AND session_id IS NULL AND state <> 'failed'",
+         WHERE workshop_id = ?1 AND session_id IS NULL",
     )?;
     Ok(statement.query_row([id.as_str()], |row| row.get(0))?)
 }

@@ -20,7 +20,7 @@ pub(crate) async fn run(store: &dyn Store) {
     joins::of_a_known_learner_survive_lock_but_not_stop(store).await;
     joins::wait_in_line(store).await;
     joins::by_an_ended_session(store).await;
-    joins::do_not_count_failed_seats(store).await;
+    joins::wait_for_failed_seats_too(store).await;
     joins::twice_with_one_id_change_nothing(store).await;
     reconciling::skips_what_is_out_of_date(store).await;
     reconciling::never_renews_a_held_seat(store).await;

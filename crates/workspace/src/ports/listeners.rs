@@ -37,7 +37,12 @@ fn parse_line(line: &str) -> Option<Socket> {
     let inode = fields.nth(1)?.parse().ok()?;
     let (ip, port) = local.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
-    Some(Socket { address: SocketAddr::new(parse_ip(ip)?, port), uid, inode })
+    let ip = parse_ip(ip)?;
+    // Docker's own resolver listens here in every container of a network.
+    if ip == IpAddr::from(Ipv4Addr::new(127, 0, 0, 11)) {
+        return None;
+    }
+    Some(Socket { address: SocketAddr::new(ip, port), uid, inode })
 }
 
 /// An address as 32-bit words in the byte order of the machine.

@@ -130,8 +130,7 @@ pub(super) async fn serve(
 }
 
 /// Tells a returning learner that the terminal is not the one that was left.
-const RESTARTED: &[u8] =
-    "\x1bc\x1b[2m[this seat was restarted: files are kept, the shell is new]\x1b[m\r\n".as_bytes();
+const RESTARTED: &[u8] = "\x1bc\x1b[2m[this seat was started again: the shell is new]\x1b[m\r\n".as_bytes();
 
 /// Refuses a viewer that can't be given a terminal, in a way that a browser can read.
 pub(super) async fn refuse(mut socket: WebSocketStream<Stream>, code: &str, message: &str) {

@@ -101,7 +101,9 @@ impl Reconciler {
 
     /// Looks at everything once. Returns how long to wait when nothing wakes us.
     async fn pass(&self) -> Result<Duration, StoreError> {
-        // First what is there, then what is wanted: whatever was made for a wish that is gone by now shows as foreign
+        // Calls that come back while we look must still count as under way: what they made may not show yet.
+        let in_flight = lock(&self.desk).in_flight.clone();
+        // Then what is there, then what is wanted: whatever was made for a wish that is gone by now shows as foreign
         // to every wish, and what was wished for in between is only looked at a moment later.
         let mut seen: HashMap<RuntimeKind, Result<HashMap<WorkshopId, Vec<Environment>>, RuntimeError>> =
             HashMap::new();
@@ -113,6 +115,9 @@ impl Reconciler {
         let mut pause = PERIOD;
         let workshops = self.app.store.workshops(None).await?;
         for (workshop, _) in &workshops {
+            if workshop.wanted == Wanted::Running && workshop.ends_at.is_some_and(|end| end <= now) {
+                self.end_on_time(&workshop.id, now).await?;
+            }
             let kind = workshop.runtime.parse::<RuntimeKind>().ok();
             let runtime = kind.and_then(|kind| self.app.runtimes.get(kind));
             let (Some(runtime), Some(observed)) = (runtime, kind.and_then(|kind| seen.get_mut(&kind))) else {
@@ -124,7 +129,7 @@ impl Reconciler {
                 Err(error) => self.note_reason(workshop, error.reason(), now).await?,
                 Ok(environments) => {
                     let environments = environments.remove(&workshop.id).unwrap_or_default();
-                    match self.workshop(workshop, runtime, &environments, now).await {
+                    match self.workshop(workshop, runtime, &environments, &in_flight, now).await {
                         Ok(look_again) => pause = pause.min(look_again),
                         // Deleted in between, or changed: the next pass sees it.
                         Err(StoreError::NotFound { .. } | StoreError::Conflict { .. }) => {}
@@ -143,6 +148,20 @@ impl Reconciler {
             }
         }
         Ok(pause)
+    }
+
+    /// Stops a workshop whose end has come, unless it has been moved since it was read.
+    async fn end_on_time(&self, id: &WorkshopId, now: Timestamp) -> Result<(), StoreError> {
+        match self.app.store.workshop(id).await {
+            Ok(workshop) if workshop.ends_at.is_some_and(|end| end <= now) => {
+                self.app.store.set_wanted(id, Wanted::Stopped, now).await?;
+                self.app.close_workshop(id, &EndedWhy::DeadlinePassed);
+                self.app.wake.notify_one();
+                Ok(())
+            }
+            Ok(_) | Err(StoreError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     async fn note_reason(
@@ -174,19 +193,10 @@ impl Reconciler {
         workshop: &WorkshopRecord,
         runtime: &Arc<dyn Runtime>,
         environments: &[Environment],
+        in_flight: &HashSet<SeatKey>,
         now: Timestamp,
     ) -> Result<Duration, StoreError> {
-        if workshop.wanted == Wanted::Running && workshop.ends_at.is_some_and(|end| end <= now) {
-            self.app.store.set_wanted(&workshop.id, Wanted::Stopped, now).await?;
-            self.app.close_workshop(&workshop.id, &EndedWhy::DeadlinePassed);
-            self.app.wake.notify_one();
-            return Ok(PERIOD);
-        }
-        let (in_flight, failures) = {
-            let mut desk = lock(&self.desk);
-            let failures = desk.failures.remove(&workshop.id).unwrap_or_default();
-            (desk.in_flight.clone(), failures)
-        };
+        let failures = lock(&self.desk).failures.remove(&workshop.id).unwrap_or_default();
         let seats = self.app.store.seats(&workshop.id).await?;
         let seats: Vec<_> = seats.into_iter().map(|(seat, holder)| (seat, holder.is_some())).collect();
         let image = ImageRef(workshop.image.clone());
@@ -195,15 +205,8 @@ impl Reconciler {
         } else {
             plan::ImageState::Ready
         };
-        let sight = Sight {
-            workshop,
-            seats: &seats,
-            environments,
-            in_flight: &in_flight,
-            failures: &failures,
-            image,
-            now,
-        };
+        let sight =
+            Sight { workshop, seats: &seats, environments, in_flight, failures: &failures, image, now };
         let decided = plan(&sight);
         let lost: Vec<SeatKey> = decided
             .seats

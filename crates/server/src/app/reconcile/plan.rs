@@ -168,7 +168,7 @@ fn run(sight: &Sight<'_>) -> Plan {
             SeatState::Pending | SeatState::Starting => tally.underway += 1,
             SeatState::Failed => tally.failed += 1,
         }
-        if let Some(at) = decision.write.retry_at {
+        if let Some(at) = decision.write.retry_at.filter(|at| *at > sight.now) {
             plan.look_again = Some(plan.look_again.map_or(at, |earlier| earlier.min(at)));
         }
         if differs(&decision.write, seat) {
