@@ -16,7 +16,7 @@ oci_layout() {
         esac
         digest=$(sha256sum <"$blob" | cut -d' ' -f1)
         size=$(stat -c %s "$blob")
-        mv "$blob" "$dir/blobs/sha256/$digest"
+        if [[ -f $dir/blobs/sha256/$digest ]]; then rm "$blob"; else mv "$blob" "$dir/blobs/sha256/$digest"; fi
         diff_ids+="${diff_ids:+,}\"sha256:$diff\""
         layers+="${layers:+,}{\"mediaType\":\"application/vnd.oci.image.layer.v1.tar\",\"digest\":\"sha256:$digest\",\"size\":$size}"
     done

@@ -32,7 +32,9 @@ fi
 for kind in none gzip; do
     [[ -d $work/oci-$kind ]] || oci_layout "$work/oci-$kind" $kind "$tar"
     [[ -d $work/oci-$kind-1 ]] || oci_layout "$work/oci-$kind-1" $kind "$tar" "$work/top.tar"
-    [[ -d $work/oci-$kind-2 ]] || oci_layout "$work/oci-$kind-2" $kind "$tar" "$work/top2.tar"
+    # The second one has the first one's blobs, as a layout has that an image is built into again.
+    [[ -d $work/oci-$kind-2 ]] || { cp -al "$work/oci-$kind-1" "$work/oci-$kind-2" && rm "$work/oci-$kind-2/index.json"; }
+    [[ -f $work/oci-$kind-2/index.json ]] || oci_layout "$work/oci-$kind-2" $kind "$tar" "$work/top2.tar"
 done
 
 export builder peer tar work size bytes

@@ -17,4 +17,6 @@ pub struct Layer {
     pub digest: Option<Digest>,
     /// Digest of the plain tar archive.
     pub diff_id: Digest,
+    /// Known to be a plain tar archive, although it may not be all there yet.
+    pub plain: bool,
 }

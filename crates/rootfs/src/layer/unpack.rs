@@ -164,6 +164,12 @@ impl Unpacking {
             if let Some(wanted) = layer.digest.filter(|digest| *digest != layer.diff_id) {
                 check.push_back(job(Task::Check { bytes: layer.bytes.clone(), wanted, then: Then::Nothing }));
             }
+            if let (Bytes::Spool(spool), true) = (&layer.bytes, layer.plain) {
+                let (bytes, then) = (layer.bytes.clone(), Then::Keep(Arc::clone(spool)));
+                check.push_back(job(Task::Check { bytes, wanted: layer.diff_id, then }));
+                tars.push(layer.bytes.clone());
+                continue;
+            }
             if let Bytes::File { .. } = layer.bytes {
                 let mut start = [0; 4];
                 let len = layer.bytes.read_at(&mut start, 0).map_err(fail("reading it"))?;

@@ -1,5 +1,6 @@
 //! Images of a Docker daemon, through the Engine API.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use bollard::Docker;
 use bollard::errors::Error as DockerError;
 use futures_util::StreamExt;
 
-use super::{Found, Image, SourceError, archive, not_a_digest};
+use super::{Found, Image, SourceError, archive, graph, not_a_digest};
 use crate::layer::cache::Cache;
 use crate::layer::spool::Spool;
 
@@ -37,6 +38,12 @@ fn open(
     place: String,
     cache: &Cache,
 ) -> Result<Image, SourceError> {
+    if let Some(image) = store(runtime, docker).and_then(|root| {
+        let id = id.parse().ok()?;
+        graph::open(&root, &id, &place, cache)
+    }) {
+        return Ok(image);
+    }
     let file = cache.nameless_file().map_err(|error| SourceError::damaged(&place, error))?;
     let spool = Arc::new(Spool::new(file));
     runtime.block_on(async {
@@ -52,6 +59,16 @@ fn open(
     })?;
     spool.finish(Ok(()));
     archive::open_spool(spool, place)
+}
+
+/// The directory of the daemon's overlay2 store, if it is a daemon of this machine and has one.
+fn store(runtime: &tokio::runtime::Runtime, docker: &Docker) -> Option<PathBuf> {
+    let address = std::env::var("DOCKER_HOST").unwrap_or_default();
+    if !address.is_empty() && !address.starts_with("unix://") {
+        return None;
+    }
+    let info = runtime.block_on(async { tokio::time::timeout(PATIENCE, docker.info()).await }).ok()?.ok()?;
+    (info.driver.as_deref() == Some("overlay2")).then_some(info.docker_root_dir?.into())
 }
 
 fn connect() -> Result<Docker, SourceError> {

@@ -67,7 +67,7 @@ pub(super) fn oci_image(files: &dyn Files, found: &OciManifest) -> Result<Image,
                 format!("it has {len} bytes instead of {}: the layer is cut off or damaged", descriptor.size);
             return Err(SourceError::damaged(format!("layer {}", descriptor.digest), reason));
         }
-        Ok(Layer { bytes, digest: Some(descriptor.digest), diff_id: *diff_id })
+        Ok(Layer { bytes, digest: Some(descriptor.digest), diff_id: *diff_id, plain: false })
     });
     let layers = layers.collect::<Result<_, _>>()?;
     let (config, created) = (found.config.digest, config.created);
@@ -123,7 +123,7 @@ pub(super) fn saved_image(files: &dyn Files, saved: &SavedConfig) -> Result<Imag
     let layers = saved.layers.iter().zip(&saved.config.diff_ids).map(|(name, diff_id)| {
         let bytes = required(files, name)?;
         let digest = name.strip_prefix("blobs/sha256/").and_then(|hex| format!("sha256:{hex}").parse().ok());
-        Ok(Layer { bytes, digest, diff_id: *diff_id })
+        Ok(Layer { bytes, digest, diff_id: *diff_id, plain: false })
     });
     let layers = layers.collect::<Result<_, SourceError>>()?;
     Ok(Image {

@@ -3,6 +3,7 @@
 mod archive;
 mod docker;
 mod dockerfile;
+mod graph;
 mod layout;
 mod oci_dir;
 mod reference;

@@ -121,13 +121,18 @@ impl Registry {
         let mut wanted = Vec::new();
         for (descriptor, &diff_id) in layers.iter().zip(&parsed.diff_ids) {
             if let Some(bytes) = cache.get(&diff_id).and_then(|file| Bytes::whole(file).ok()) {
-                opened.push(Layer { bytes, digest: None, diff_id });
+                opened.push(Layer { bytes, digest: None, diff_id, plain: false });
                 continue;
             }
             let file = cache.nameless_file().map_err(|error| SourceError::damaged(&self.reference, error))?;
             let spool = Arc::new(Spool::new(file));
             wanted.push((descriptor.clone(), Arc::clone(&spool)));
-            opened.push(Layer { bytes: Bytes::Spool(spool), digest: Some(descriptor.digest), diff_id });
+            opened.push(Layer {
+                bytes: Bytes::Spool(spool),
+                digest: Some(descriptor.digest),
+                diff_id,
+                plain: false,
+            });
         }
         let slots = Arc::new(Semaphore::new(AT_ONCE));
         // From the top, as the merge wants them.
