@@ -25,8 +25,15 @@ context=$(mktemp -d)
 trap 'rm -rf "$context"' EXIT
 cp target/release/server target/release/workspace "$context"
 cp images/server/Dockerfile "$context"
-# The base is the one that the learner image was made from: nothing has to be pulled.
-docker build --quiet --tag "$image" --build-arg BASE="${SERVER_BASE:-clarateach-workspace}" "$context" >/dev/null
+# A small Debian with nft, which closes the host and private ranges to seats; made here, so nothing has to be pulled.
+base=clarateach-server-base
+if ! docker image inspect "$base" >/dev/null 2>&1; then
+    as_root=()
+    ((EUID == 0)) || as_root=(sudo)
+    "${as_root[@]}" mmdebstrap --quiet --variant=minbase --include=ca-certificates,nftables bookworm - |
+        docker import - "$base" >/dev/null
+fi
+docker build --quiet --tag "$image" --build-arg BASE="$base" "$context" >/dev/null
 rm -rf "$context"
 trap - EXIT
 
@@ -48,5 +55,6 @@ done
 terminal=()
 [[ -t 0 ]] && terminal=(--interactive --tty)
 exec docker run --rm "${terminal[@]}" --name clarateach-server --network host \
+    --cap-drop ALL --cap-add NET_ADMIN --cap-add DAC_OVERRIDE \
     --volume /var/run/docker.sock:/var/run/docker.sock --volume "$data:/data" \
     --env DATABASE_URL=/data/clarateach.db "${settings[@]}" "$image"
