@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const SEATS: usize = 500;
-const WORKSHOPS: usize = 30;
+const WORKSHOPS: usize = 9;
 
 /// One kept HTTP/1.1 connection.
 struct Connection {
