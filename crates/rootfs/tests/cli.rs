@@ -88,7 +88,8 @@ fn surroundings_do_not_change_a_byte() {
     run(bench.builder(&image, &one).args(["--size", "64M"]));
     let scratch = bench.path("scratch");
     fs::create_dir(&scratch).unwrap();
-    let builder = env!("CARGO_BIN_EXE_rootfs-builder");
+    let builder = bench.executable();
+    let builder = builder.to_str().unwrap();
     let line = format!("umask 077; exec {builder} --image {image} --output {} --size 64M", two.display());
     run(Command::new("sh").args(["-c", &line]).env_clear().envs([
         ("TMPDIR", scratch.to_str().unwrap()),

@@ -101,7 +101,7 @@ fn a_dockerfile_is_built_and_named() {
         let mut command = match image {
             Some(image) => bench.builder(image, &output),
             None => {
-                let mut command = Command::new(env!("CARGO_BIN_EXE_rootfs-builder"));
+                let mut command = Command::new(bench.executable());
                 command.arg("--output").arg(&output).env("CLARATEACH_CACHE_DIR", bench.path("cache"));
                 command
             }

@@ -148,7 +148,7 @@ impl Bench {
     }
 
     /// The builder in a directory of its own: in cargo's there may be a workspace binary beside it, or not.
-    fn executable(&self) -> PathBuf {
+    pub fn executable(&self) -> PathBuf {
         let path = self.path("bin").join("rootfs-builder");
         if !path.exists() {
             let built = env!("CARGO_BIN_EXE_rootfs-builder");
