@@ -6,7 +6,7 @@ use clarateach_api::{CreateWorkshop, ErrorCode, ExtendWorkshop};
 use clarateach_gateway::EndedWhy;
 use clarateach_ids::{JoinCode, SeatKey, SeatNumber, UserId, WorkshopId};
 use clarateach_lifecycle::{EndReason, Wanted};
-use clarateach_runtime::ImageRef;
+use clarateach_runtime::{ImageRef, RuntimeError};
 use clarateach_store::{NewWorkshop, SeatRecord, StoreError, WorkshopRecord};
 use jiff::{SignedDuration, Timestamp};
 
@@ -138,7 +138,11 @@ impl App {
         let ends_at = end_time(now, wish.ends_at, wish.duration_minutes)?;
         let image = check_image(wish.image.as_deref().unwrap_or(&self.config.seats.default_image))?;
         let runtime = self.runtimes.choose(wish.runtime.as_deref()).await?;
-        let image = runtime.resolve(&image).await?;
+        let image = runtime.resolve(&image).await.map_err(|error| match error {
+            // The caller chose, or left the choice to us: either way another runtime, or a later try, may do.
+            RuntimeError::Unavailable { message } => AppError::new(ErrorCode::NoRuntime, message),
+            error => error.into(),
+        })?;
         let env = serde_json::to_vec(&wish.env).map_err(AppError::internal)?;
         let mut new = NewWorkshop {
             id: WorkshopId::random(),
