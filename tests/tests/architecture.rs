@@ -18,7 +18,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("runtime-process", &["ids", "runtime"]),
     ("runtime-simulated", &["ids", "runtime", "seatproto"]),
     ("gateway", &["ids", "api", "seatproto", "runtime"]),
+    ("microvm", &["ids", "ext4", "runtime", "seatproto"]),
     ("workspace", &["seatproto"]),
+    ("agent", &["ids", "api", "seatproto", "runtime", "microvm", "gateway"]),
     (
         "server",
         &[
@@ -31,6 +33,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "runtime-docker",
             "runtime-process",
             "runtime-simulated",
+            "microvm",
             "gateway",
         ],
     ),

@@ -5,9 +5,11 @@
 
 mod code;
 mod id;
+mod mac;
 
 pub use code::{JoinCode, SessionCode};
 pub use id::{
     EventSeq, Generation, InstallationId, KeyId, ParseIdError, SeatKey, SeatNumber, SessionId, UserId,
     WorkerId, WorkshopId,
 };
+pub use mac::MacAddr;

@@ -9,8 +9,10 @@
 //! | [`terminal`] | `WS /terminal`, `/terminals` |
 //! | [`files`] | `/files`, `/raw`, `/archive`, `/events` |
 //! | [`ports`] | `/ports`, `/tunnel/{port}` |
+//! | [`guest`] | the control channel between a host and a microVM |
 
 pub mod files;
+pub mod guest;
 pub mod ports;
 pub mod terminal;
 #[cfg(feature = "token")]

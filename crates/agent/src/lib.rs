@@ -1,0 +1,1 @@
+//! The worker agent: serves one host's microVMs over HTTP.

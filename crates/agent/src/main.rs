@@ -1,0 +1,3 @@
+//! The worker agent's binary.
+
+fn main() {}
