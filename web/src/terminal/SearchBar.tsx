@@ -1,5 +1,5 @@
 import type { ISearchOptions, SearchAddon } from "@xterm/addon-search";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 
 const OPTIONS: ISearchOptions = {
   decorations: {
@@ -14,7 +14,8 @@ const OPTIONS: ISearchOptions = {
 export function SearchBar({ search, close }: { search: SearchAddon; close(): void }) {
   const field = useRef<HTMLInputElement>(null);
   const [found, setFound] = useState("");
-  useEffect(() => {
+  // Before the next event can come: a search that is typed at once must not go by unseen.
+  useLayoutEffect(() => {
     field.current?.focus();
     const results = search.onDidChangeResults(({ resultIndex, resultCount }) =>
       setFound(resultCount === 0 ? "nothing found" : `${resultIndex + 1} of ${resultCount}`),
