@@ -11,7 +11,7 @@ use crate::{
     config::{Config, Secret},
     events::{self, Events},
     files::{self, Files},
-    http::{Answer, Listener, Refusal, Request, Stream, json_bytes},
+    http::{Answer, Listener, Refusal, Request, RequestBody, Stream, json_bytes},
     learner::Learner,
     pid1,
     ports::{self, Ports},
@@ -129,10 +129,13 @@ impl Seat {
     }
 
     async fn connection(self: Rc<Seat>, stream: Stream) {
-        let service = hyper::service::service_fn(move |request| {
+        let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
             let seat = self.clone();
             async move {
-                let answer = seat.answer(request).await;
+                let (head, incoming) = request.into_parts();
+                let (body, rest) = RequestBody::new(incoming);
+                let answer = seat.answer(Request::from_parts(head, body)).await;
+                rest.discard().await;
                 Ok::<_, std::convert::Infallible>(answer.unwrap_or_else(Refusal::into_response))
             }
         });

@@ -2,18 +2,20 @@
 
 mod body;
 mod refusal;
+mod request_body;
 mod stream;
 
 pub(crate) use body::{Body, BodySender};
 pub(crate) use refusal::Refusal;
+pub(crate) use request_body::RequestBody;
 pub(crate) use stream::{Listener, Stream};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 
-/// A request as hyper hands it over.
-pub(crate) type Request = http::Request<hyper::body::Incoming>;
+/// A request as handlers get it.
+pub(crate) type Request = http::Request<RequestBody>;
 /// What every handler answers.
 pub(crate) type Answer = Result<Response<Body>, Refusal>;
 
@@ -42,7 +44,7 @@ pub(crate) fn no_content() -> Response<Body> {
 
 /// Reads a JSON body of at most `limit` bytes; an empty body reads as `{}`.
 pub(crate) async fn read_json<T: serde::de::DeserializeOwned>(
-    body: hyper::body::Incoming,
+    body: RequestBody,
     limit: usize,
 ) -> Result<T, Refusal> {
     let bytes = Limited::new(body, limit).collect().await.map_err(|e| body_refusal(&*e, limit))?.to_bytes();

@@ -317,6 +317,24 @@ fn an_upload_that_breaks_off_changes_nothing() {
 }
 
 #[test]
+fn a_refusal_waits_for_a_body_that_is_on_its_way() {
+    let seat = Seat::start();
+    put(&seat, "file", "whole");
+    let secret = crate::harness::SECRET;
+    let head = format!(
+        "PUT /raw/file HTTP/1.1\r\nhost: seat\r\nconnection: close\r\ncontent-length: 3\r\nif-none-match: *\r\nx-clarateach-secret: {secret}\r\n\r\n"
+    );
+    for _ in 0..20 {
+        let mut stream = seat.connect().unwrap();
+        std::io::Write::write_all(&mut stream, head.as_bytes()).unwrap();
+        // The seat has answered a call since, so it has seen the head.
+        put(&seat, "other", "x");
+        std::io::Write::write_all(&mut stream, b"two").unwrap();
+        assert_eq!(crate::harness::read_answer(&mut *stream).0, 412);
+    }
+}
+
+#[test]
 fn entries_are_renamed_made_and_deleted() {
     let seat = Seat::start();
     put(&seat, "a/b/c", "deep");
