@@ -15,10 +15,10 @@ use tokio_tungstenite::{
     tungstenite::{Message, client::IntoClientRequest},
 };
 
-use crate::{
-    measure::{Flood, Latencies},
-    raw::quoted,
-};
+use crate::measure::{Flood, Latencies};
+
+/// What the flood's file is called in the seat's workspace directory.
+const FLOOD_FILE: &str = ".clarateach-flood";
 
 type Failure = Box<dyn Error>;
 
@@ -162,42 +162,63 @@ pub(crate) async fn echo(
     Ok(all)
 }
 
-/// Reads all of `cat FILE` and compares it; MB/s.
-pub(crate) async fn flood(target: &Target, flood: &Flood, binary: bool) -> Result<f64, Failure> {
-    let mut terminal = Terminal::run(
-        target,
-        binary,
-        "stty raw; printf REA; printf DY; head -n1 >/dev/null; exec cat",
-        "READY",
-    )
-    .await?;
-    terminal.close().await?;
-    let command = format!("stty raw; printf REA; printf DY; read go; exec cat {}", quoted(&flood.path));
-    terminal = Terminal::run(target, binary, &command, "READY").await?;
-    let from = terminal.seq;
-    let start = Instant::now();
-    terminal.type_in("\n").await?;
-    let mut at = 0;
-    while at < flood.content.len() {
-        let output = terminal.output().await?;
-        if flood.content.get(at..at + output.len()) != Some(&output) {
-            return Err(format!("the output differs near byte {at}").into());
-        }
-        at += output.len();
-        if terminal.seq - from != at as u64 {
-            return Err(format!("seq {} does not count the bytes: {from} + {at}", terminal.seq).into());
-        }
+/// Puts the flood's file into the seat, where terminals start.
+pub(crate) async fn put(target: &Target, flood: &Flood) -> Result<(), Failure> {
+    let mut connection = crate::files::Connection::open(target).await?;
+    let (status, answer) = connection.send("PUT", &format!("/raw/{FLOOD_FILE}"), &flood.content).await?;
+    if status >= 300 {
+        return Err(format!("uploading the flood: {status} {answer}").into());
     }
-    let rate = at as f64 / 1e6 / start.elapsed().as_secs_f64();
-    terminal.close().await?;
+    Ok(())
+}
+
+/// Removes it again.
+pub(crate) async fn take_away(target: &Target) -> Result<(), Failure> {
+    target.call("DELETE", &format!("/files/{FLOOD_FILE}"), "").await.map(drop)
+}
+
+/// So many terminals at once each print their share of the file, and every byte is compared; MB/s of all together.
+pub(crate) async fn flood(
+    target: &Target,
+    flood: &Flood,
+    binary: bool,
+    sessions: usize,
+) -> Result<f64, Failure> {
+    let share = flood.content.len() / sessions;
+    let command = format!("stty raw; printf REA; printf DY; read go; exec head -c {share} {FLOOD_FILE}");
+    let mut terminals = Vec::new();
+    for _ in 0..sessions {
+        terminals.push(Terminal::run(target, binary, &command, "READY").await?);
+    }
+    let start = Instant::now();
+    futures_util::future::try_join_all(terminals.iter_mut().map(|terminal| async move {
+        let from = terminal.seq;
+        terminal.type_in("\n").await?;
+        let mut at = 0;
+        while at < share {
+            let output = terminal.output().await?;
+            if flood.content.get(at..at + output.len()) != Some(&output) {
+                return Err(format!("the output differs near byte {at}").into());
+            }
+            at += output.len();
+            if terminal.seq - from != at as u64 {
+                return Err(format!("seq {} does not count the bytes: {from} + {at}", terminal.seq).into());
+            }
+        }
+        Ok::<_, Failure>(())
+    }))
+    .await?;
+    let rate = (share * sessions) as f64 / 1e6 / start.elapsed().as_secs_f64();
+    for terminal in terminals {
+        terminal.close().await?;
+    }
     Ok(rate)
 }
 
 /// How long Ctrl-C takes to be seen by somebody who reads a flood at this rate (bytes/s).
-pub(crate) async fn interrupt(target: &Target, flood: &Flood, rate: u64) -> Result<Duration, Failure> {
-    let file = quoted(&flood.path);
+pub(crate) async fn interrupt(target: &Target, rate: u64) -> Result<Duration, Failure> {
     let command = format!(
-        "trap 'printf INTER; printf RUPTED' INT; printf REA; printf DY; while cat {file}; do :; done"
+        "trap 'printf INTER; printf RUPTED' INT; printf REA; printf DY; while cat {FLOOD_FILE}; do :; done"
     );
     let mut terminal = Terminal::run(target, false, &command, "READY").await?;
     let start = Instant::now();

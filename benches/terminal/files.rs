@@ -39,13 +39,24 @@ impl Connection {
         path: &str,
         body: &str,
     ) -> Result<(u16, String), Failure> {
-        let request = format!(
-            "{method} {}{path} HTTP/1.1\r\n{}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        self.send(method, path, body.as_bytes()).await
+    }
+
+    /// As [`Connection::exchange`], for a body of any bytes.
+    pub(crate) async fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        body: &[u8],
+    ) -> Result<(u16, String), Failure> {
+        let head = format!(
+            "{method} {}{path} HTTP/1.1\r\n{}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             self.base,
             self.head,
             body.len()
         );
-        self.stream.write_all(request.as_bytes()).await?;
+        let request = [head.as_bytes(), body].concat();
+        self.stream.write_all(&request).await?;
         self.buffer.clear();
         let end = loop {
             if let Some(end) = memchr::memmem::find(&self.buffer, b"\r\n\r\n") {

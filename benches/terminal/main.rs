@@ -86,16 +86,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let ours = runtime.block_on(client::echo(&target, sessions, time, None))?;
         report(&format!("echo, {sessions} flat out"), &raw, &ours);
     }
-    for round in 1..=3 {
-        let raw = raw::flood(&flood)?;
+    runtime.block_on(client::put(&target, &flood))?;
+    for (sessions, round) in SESSIONS.into_iter().flat_map(|sessions| (1..=3).map(move |round| (sessions, round))) {
+        let raw = raw::flood(&flood, sessions)?;
         let before = pid.map(process::cpu_seconds).transpose()?;
-        let text = runtime.block_on(client::flood(&target, &flood, false))?;
+        let text = runtime.block_on(client::flood(&target, &flood, false, sessions))?;
         let between = pid.map(process::cpu_seconds).transpose()?;
-        let binary = runtime.block_on(client::flood(&target, &flood, true))?;
+        let binary = runtime.block_on(client::flood(&target, &flood, true, sessions))?;
         let after = pid.map(process::cpu_seconds).transpose()?;
         println!(
             "{:44} raw {raw:5.1}   text {text:5.1} ({:.0} %)   binary {binary:5.1} ({:.0} %) MB/s",
-            format!("flood, {} MB, every byte compared, round {round}", options.megabytes),
+            format!("flood, {sessions} × {} MB, round {round}", options.megabytes / sessions),
             text / raw * 100.0,
             binary / raw * 100.0
         );
@@ -110,9 +111,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     for _ in 0..3 {
-        let took = runtime.block_on(client::interrupt(&target, &flood, 5_000_000))?;
+        let took = runtime.block_on(client::interrupt(&target, 5_000_000))?;
         println!("{:44} {:.1} ms", "Ctrl-C until seen, reader at 5 MB/s", took.as_secs_f64() * 1e3);
     }
+    runtime.block_on(client::take_away(&target))?;
     let (rate, latencies) = runtime.block_on(files::list(&target, 200, 16, time))?;
     println!("{:44} {rate:.0}/s, p99 {:.2} ms", "list 200 files, 16 connections", latencies.percentile(99.0));
     let (rate, latencies) = runtime.block_on(files::read(&target, 10 << 10, 16, time))?;

@@ -92,25 +92,42 @@ pub(crate) fn echo(sessions: usize, time: Duration, every: Option<Duration>) -> 
     Ok(latencies)
 }
 
-/// Reads all of `cat FILE` and compares it; MB/s.
-pub(crate) fn flood(flood: &Flood) -> io::Result<f64> {
-    let terminal = Terminal::run(&format!("stty raw -echo; exec cat {}", quoted(&flood.path)))?;
-    let start = Instant::now();
+/// So many terminals at once each print their share of the file, and every byte is compared; MB/s of all together.
+pub(crate) fn flood(flood: &Flood, sessions: usize) -> io::Result<f64> {
+    let share = flood.content.len() / sessions;
+    let command = format!("stty raw -echo; printf R; read go; exec head -c {share} {}", quoted(&flood.path));
+    let terminals: Vec<Terminal> =
+        (0..sessions).map(|_| Terminal::run(&command)).collect::<io::Result<_>>()?;
     let mut buffer = vec![0u8; 64 << 10];
-    let mut at = 0;
-    while at < flood.content.len() {
-        match rustix::io::read(&terminal.master, &mut buffer) {
-            Ok(read) => {
-                if flood.content.get(at..at + read) != Some(&buffer[..read]) {
-                    return Err(io::Error::other(format!("the raw PTY differs near byte {at}")));
+    for terminal in &terminals {
+        terminal.wait_readable()?;
+        rustix::io::read(&terminal.master, &mut buffer)?;
+    }
+    let start = Instant::now();
+    for terminal in &terminals {
+        rustix::io::write(&terminal.master, b"\n")?;
+    }
+    let mut at = vec![0; sessions];
+    while at.iter().any(|at| *at < share) {
+        let open: Vec<usize> = (0..sessions).filter(|n| at[*n] < share).collect();
+        let mut ready: Vec<PollFd<'_>> =
+            open.iter().map(|n| PollFd::new(&terminals[*n].master, PollFlags::IN)).collect();
+        poll(&mut ready, None)?;
+        let readable: Vec<bool> = ready.iter().map(|r| !r.revents().is_empty()).collect();
+        for (n, _) in open.into_iter().zip(readable).filter(|(_, readable)| *readable) {
+            match rustix::io::read(&terminals[n].master, &mut buffer) {
+                Ok(read) => {
+                    if flood.content.get(at[n]..at[n] + read) != Some(&buffer[..read]) {
+                        return Err(io::Error::other(format!("the raw PTY differs near byte {}", at[n])));
+                    }
+                    at[n] += read;
                 }
-                at += read;
+                Err(Errno::AGAIN) => {}
+                Err(other) => return Err(other.into()),
             }
-            Err(Errno::AGAIN) => terminal.wait_readable()?,
-            Err(other) => return Err(other.into()),
         }
     }
-    Ok(at as f64 / 1e6 / start.elapsed().as_secs_f64())
+    Ok((share * sessions) as f64 / 1e6 / start.elapsed().as_secs_f64())
 }
 
 /// For a shell.
