@@ -87,7 +87,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         report(&format!("echo, {sessions} flat out"), &raw, &ours);
     }
     runtime.block_on(client::put(&target, &flood))?;
-    for (sessions, round) in SESSIONS.into_iter().flat_map(|sessions| (1..=3).map(move |round| (sessions, round))) {
+    for (sessions, round) in
+        SESSIONS.into_iter().flat_map(|sessions| (1..=3).map(move |round| (sessions, round)))
+    {
         let raw = raw::flood(&flood, sessions)?;
         let before = pid.map(process::cpu_seconds).transpose()?;
         let text = runtime.block_on(client::flood(&target, &flood, false, sessions))?;

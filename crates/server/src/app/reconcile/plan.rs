@@ -322,6 +322,15 @@ impl Seat<'_> {
         if was_there && !self.held {
             return self.anew(None);
         }
+        // A runtime shows a disk without its environment too. So nothing of what a learner sits on is left, and an
+        // apply would give them an empty one without a word.
+        if was_there && self.environment.is_none() {
+            let message = "The seat's environment and its disk were removed from outside. Reset the seat to give its \
+                           learner a fresh one.";
+            let reason = Some(("DISK_GONE".to_owned(), message.to_owned()));
+            let write = SeatWrite { retry_at: None, ..self.write(SeatState::Unreachable, reason) };
+            return Decision { write, action: None };
+        }
         let state = if was_there { SeatState::Unreachable } else { self.seat.state };
         match &self.sight.image {
             ImageState::Failed(reason) => {

@@ -229,6 +229,16 @@ proptest! {
         // An environment that someone is still removing goes away in the end.
         world.environments.retain(|_, e| e.state != EnvironmentState::Removing);
         world.settle();
+        for (seat, held) in &mut world.seats {
+            if seat.reason.as_ref().is_some_and(|(code, _)| code == "DISK_GONE") {
+                prop_assert!(*held && seat.state == SeatState::Unreachable, "{:?}", seat);
+                prop_assert!(!world.environments.contains_key(&seat.key.seat.get()), "made anew unasked");
+                // A person resets it.
+                seat.generation = seat.generation.next();
+                seat.state = SeatState::Pending;
+            }
+        }
+        world.settle();
         prop_assert_eq!(world.workshop.status, WorkshopStatus::Running);
         for (seat, _) in &world.seats {
             prop_assert_eq!(seat.state, SeatState::Ready, "{:?}", seat);
@@ -265,6 +275,21 @@ fn a_held_seat_whose_environment_ends_is_restarted_in_place_at_once() {
     assert_eq!(decided.actions, [Action::Apply(SeatNumber::new(1).unwrap(), generation)]);
     assert_eq!(decided.seats[0].state, SeatState::Unreachable);
     assert_eq!(decided.seats[0].next_generation, generation);
+}
+
+#[test]
+fn a_held_seat_of_which_nothing_is_left_waits_for_a_person() {
+    let mut world = World::new();
+    world.settle();
+    world.seats[0].1 = true;
+    world.environments.remove(&1);
+    world.environments.remove(&2);
+    let decided = world.look();
+    let of = |n: u32| decided.seats.iter().find(|write| write.seat.get() == n).unwrap();
+    assert_eq!(of(1).reason.as_ref().unwrap().0, "DISK_GONE");
+    assert_eq!(of(1).next_generation, of(1).generation);
+    assert_eq!(of(2).next_generation, of(2).generation.next(), "a free seat is made anew");
+    assert_eq!(decided.actions, []);
 }
 
 #[test]
