@@ -1,0 +1,126 @@
+//! Removing what nobody wants, in the background: what a crash has left, or a damaged record no longer speaks of.
+//!
+//! Only what is ours is touched: names that carry this runtime's mark, in its own directories, and taps and firewall
+//! elements that the network says are ours.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::disk;
+use crate::host::Host;
+use crate::journal::{Event, Record};
+use crate::vm::undo;
+use crate::vmm::VmSpec;
+
+/// Removes everything of ours that no record speaks of.
+pub(crate) async fn sweep(host: Arc<Host>) {
+    let strangers = {
+        let host = host.clone();
+        // Reading /proc and long directories blocks.
+        tokio::task::spawn_blocking(move || strangers(&host)).await.unwrap_or_default()
+    };
+    let count = strangers.len();
+    for instance in strangers {
+        if host.closing.is_cancelled() {
+            return;
+        }
+        if let Err(error) = end(&host, &instance).await {
+            tracing::warn!(%instance, %error, "a left-over could not be removed");
+        }
+    }
+    host.images.sweep();
+    let taps = sweep_network(&host).await;
+    if count > 0 || taps > 0 {
+        tracing::info!(vms = count, taps, "left-overs were removed");
+    }
+}
+
+/// Names of VMs of ours that run, or have a directory, and are in no record.
+fn strangers(host: &Host) -> Vec<String> {
+    let mut found: HashSet<String> = HashSet::new();
+    for directory in [host.vms(), host.config.socket_dir.clone()] {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            if let Ok(name) = entry.file_name().into_string()
+                && host.instances.is_ours(&name)
+            {
+                found.insert(name);
+            }
+        }
+    }
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let is_process = entry.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit);
+        if is_process
+            && let Ok(line) = fs::read(entry.path().join("cmdline"))
+            && let Some(name) = host.instances.named_in(&line)
+        {
+            found.insert(name.to_owned());
+        }
+    }
+    // Looked at last: what was made meanwhile is on the board.
+    let known = host.known_instances();
+    found.into_iter().filter(|name| !known.contains(name)).collect()
+}
+
+async fn end(host: &Host, instance: &str) -> std::io::Result<()> {
+    let home = host.vm_directory(instance);
+    let spec = VmSpec {
+        instance: instance.to_owned(),
+        run_dir: host.config.socket_dir.join(instance),
+        console: home.join("console.log"),
+        vcpus: 1,
+        memory_mb: 1,
+        kernel: PathBuf::new(),
+        initramfs: None,
+        kernel_args: String::new(),
+        drives: Vec::new(),
+        nic: None,
+        control: false,
+    };
+    for process in host.vmm.find(instance) {
+        host.vmm.kill(&spec, Some(&process)).await.map_err(std::io::Error::other)?;
+    }
+    host.vmm.kill(&spec, None).await.map_err(std::io::Error::other)?;
+    remove(&spec.run_dir).await?;
+    remove(&home).await
+}
+
+async fn remove(directory: &Path) -> std::io::Result<()> {
+    let directory = directory.to_owned();
+    tokio::task::spawn_blocking(move || disk::remove(&directory)).await?
+}
+
+async fn sweep_network(host: &Host) -> usize {
+    match host.network.sweep(&host.board.slots()).await {
+        Ok(count) => count,
+        Err(error) => {
+            tracing::warn!(%error, "left-over taps could not be removed");
+            0
+        }
+    }
+}
+
+impl Host {
+    /// The names of all VMs that somebody speaks of.
+    pub(crate) fn known_instances(&self) -> HashSet<String> {
+        let mut known = self.board.instances();
+        known.extend(self.journal.instances());
+        known
+    }
+
+    /// Removes a make of a seat that a later one has replaced.
+    pub(crate) fn forget_later(self: &Arc<Self>, record: Record) {
+        let host = self.clone();
+        tokio::spawn(async move {
+            match undo(&host, &record).await {
+                Ok(()) => {
+                    let _ = host.journal.write(Event::Gone { instance: record.instance().to_owned() });
+                }
+                Err(fault) => {
+                    tracing::warn!(instance = record.instance(), error = %fault, "a replaced VM could not be removed");
+                }
+            }
+        });
+    }
+}
