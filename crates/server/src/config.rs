@@ -160,6 +160,17 @@ impl Config {
             None if loopback && public_url.is_none() => Some("localhost".to_owned()),
             None => None,
         };
+        if let (Some(domain), Some(url)) = (&preview_domain, &public_url)
+            && url.is_within(domain)
+        {
+            return Err(ConfigError {
+                variable: "PREVIEW_DOMAIN",
+                problem: format!(
+                    "{domain} is PUBLIC_URL's own domain or above it: previews could set cookies there; give one with \
+                     nothing else on it"
+                ),
+            });
+        }
         if get("WORKER_AGENTS").is_some() {
             return Err(ConfigError {
                 variable: "WORKER_AGENTS",
@@ -274,6 +285,14 @@ fn public_url(text: &str) -> Result<PublicUrl, ConfigError> {
     }
 }
 
+impl PublicUrl {
+    /// Whether its host is `domain` or below it.
+    fn is_within(&self, domain: &str) -> bool {
+        let host = self.authority.rsplit_once(':').map_or(self.authority.as_str(), |(host, _)| host);
+        host == domain || host.strip_suffix(domain).is_some_and(|above| above.ends_with('.'))
+    }
+}
+
 fn preview_domain(text: &str) -> Result<String, ConfigError> {
     let domain = text.trim_start_matches('.').to_ascii_lowercase();
     let label = |l: &str| {
@@ -352,6 +371,18 @@ mod tests {
             ("SERVER_KEY", "short"),
         ] {
             assert_eq!(read(&[(name, value)]).unwrap_err().variable, name, "{name}={value}");
+        }
+    }
+
+    #[test]
+    fn previews_stay_off_the_domain_of_the_pages() {
+        let both = |url, domain| read(&[("PUBLIC_URL", url), ("PREVIEW_DOMAIN", domain)]);
+        for domain in ["class.example.org", "example.org", "EXAMPLE.ORG"] {
+            let error = both("https://class.example.org:8443", domain).unwrap_err();
+            assert_eq!(error.variable, "PREVIEW_DOMAIN", "{domain}");
+        }
+        for domain in ["preview.example.org", "ss.example.org", "preview.class.example.org"] {
+            assert!(both("https://class.example.org:8443", domain).is_ok(), "{domain}");
         }
     }
 

@@ -94,6 +94,13 @@ impl Running {
 /// See [`StartError`].
 pub async fn start(config: Config) -> Result<Running, StartError> {
     let database = database_path(&config)?;
+    // First: a start that fails for its port leaves no database behind.
+    let listener = TcpListener::bind(config.listen.address)
+        .await
+        .map_err(|source| StartError::Listen { address: config.listen.address, source })?;
+    let address = listener
+        .local_addr()
+        .map_err(|source| StartError::Listen { address: config.listen.address, source })?;
     let store = SqliteStore::open(&database).map_err(|error| StartError::Database(with_causes(&error)))?;
     let state_dir = config.state_dir.clone().unwrap_or_else(|| beside(&database));
     private_dir(&state_dir).map_err(|source| StartError::StateDir { path: state_dir.clone(), source })?;
@@ -101,12 +108,6 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let installation = store.installation().await?;
     let sealer = Sealer::open(config.access.server_key.as_ref(), &state_dir)
         .map_err(|source| StartError::StateDir { path: state_dir.clone(), source })?;
-    let listener = TcpListener::bind(config.listen.address)
-        .await
-        .map_err(|source| StartError::Listen { address: config.listen.address, source })?;
-    let address = listener
-        .local_addr()
-        .map_err(|source| StartError::Listen { address: config.listen.address, source })?;
     let (signer, keys) = Signer::load(&*store, &sealer, installation.clone(), Timestamp::now()).await?;
 
     let sealer = Arc::new(sealer);

@@ -163,7 +163,7 @@ impl App {
             StoreError::NotFound { .. } => unknown(),
             error => error.into(),
         })?;
-        let (status, reason) = session_status(&session, &workshop, seat.as_ref());
+        let (status, reason) = session_status(&session, &workshop, seat.as_ref(), now);
         let (token, expires_at) = match (&seat, status) {
             (Some(seat), ApiState::Ready) => {
                 let (token, expires_at) = self.learner_token(&session, seat, now)?;
@@ -269,6 +269,7 @@ fn session_status(
     session: &SessionRecord,
     workshop: &WorkshopRecord,
     seat: Option<&SeatRecord>,
+    now: Timestamp,
 ) -> (ApiState, Option<String>) {
     if session.state == SessionState::Ended {
         let sentence =
@@ -278,7 +279,11 @@ fn session_status(
     match workshop.wanted {
         Wanted::Deleted => (ApiState::Ended, Some("The workshop has ended and is being removed.".to_owned())),
         Wanted::Stopped | Wanted::Created => {
-            let sentence = "The workshop has been stopped by the instructor or has reached its end.";
+            let sentence = if workshop.ends_at.is_some_and(|end| end <= now) {
+                "The workshop has reached its end."
+            } else {
+                "The workshop has been stopped by the instructor."
+            };
             (ApiState::Ended, Some(sentence.to_owned()))
         }
         Wanted::Running => match (session.state, seat.map(|seat| seat.state)) {
