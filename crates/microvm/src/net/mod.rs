@@ -1,4 +1,36 @@
 //! The network of this host's VMs.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `subnet`, [`slots`] | addresses, and which VM gets which: pure |
+//! | `bridge`, `link`, `tap`, `sysctl` | the bridge and the taps, by netlink, ioctl and `/proc/sys` |
+//! | `ruleset`, `foreign` | the firewall as data: our tables, and what other people's need |
+//! | `firewall`, `nft` | putting it in place and keeping it there |
+//! | `dns` | the guests' nameserver |
+//! | `findings` | what is wrong with this host |
+//! | `host` | [`HostNetwork`], which is all of these together |
+
+mod bridge;
+mod dns;
+mod findings;
+mod firewall;
+mod foreign;
+mod host;
+mod link;
+mod nft;
+mod ping;
+mod ruleset;
+pub mod slots;
+mod subnet;
+mod sysctl;
+mod tap;
+
+pub use self::findings::{Finding, FindingState};
+pub use self::host::{HostNetwork, NetConfig};
+pub use self::ping::ping;
+pub use self::slots::Slots;
+pub use self::subnet::{Subnet, SubnetError};
+pub use self::tap::{give_tap, tap_name};
 
 use std::net::Ipv4Addr;
 

@@ -1,0 +1,172 @@
+//! Keeping the firewall as it is meant to be.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use serde_json::Value;
+use tokio::sync::Mutex;
+
+use super::foreign::Foreign;
+use super::ruleset::{Design, NO_EGRESS};
+use super::{NetError, nft};
+
+/// Our tables and the accepts in other people's chains.
+#[derive(Debug)]
+pub(crate) struct Firewall {
+    design: Design,
+    /// One transaction at a time; holds the hash of the tables as they were listed when they were last put in place.
+    transaction: Mutex<Option<blake3::Hash>>,
+    /// Who may connect to nowhere, as the set in the table has it.
+    no_egress: Arc<RwLock<BTreeSet<Ipv4Addr>>>,
+}
+
+impl Firewall {
+    pub(crate) fn new(design: Design) -> Self {
+        Self { design, transaction: Mutex::new(None), no_egress: Arc::default() }
+    }
+
+    /// Guests that may connect to nowhere, for the nameserver.
+    pub(crate) fn no_egress(&self) -> Arc<RwLock<BTreeSet<Ipv4Addr>>> {
+        self.no_egress.clone()
+    }
+
+    /// Puts the tables in place. They are replaced in one transaction when this process didn't make them, or when
+    /// somebody has changed them since: established connections stay open.
+    pub(crate) async fn ensure(&self) -> Result<(), NetError> {
+        let mut transaction = self.transaction.lock().await;
+        let there = self.list().await;
+        if transaction.is_none_or(|meant| fingerprint(&there) != meant) {
+            if transaction.is_some() {
+                tracing::warn!(table = self.design.table(), "the firewall tables were changed or flushed: put back");
+            } else {
+                self.set_no_egress(|set| set.extend(elements(&there)));
+            }
+            let no_egress = self.no_egress.read().unwrap_or_else(PoisonError::into_inner).clone();
+            nft::apply(&self.what(), &self.design.install(&no_egress)).await?;
+            *transaction = Some(fingerprint(&self.list().await));
+        }
+        let foreign = self.foreign().await?;
+        if let Some(batch) = foreign.mend(&self.design) {
+            for place in &foreign.places {
+                tracing::info!(chain = %place, bridge = self.design.bridge, "this chain drops by default: accepts for the bridge go in");
+            }
+            nft::apply("other tables' chains", &batch).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes away everything that is ours.
+    pub(crate) async fn remove(&self) -> Result<(), NetError> {
+        let mut transaction = self.transaction.lock().await;
+        if let Some(batch) = self.foreign().await?.withdraw() {
+            nft::apply("other tables' chains", &batch).await?;
+        }
+        nft::apply(&self.what(), &self.design.uninstall()).await?;
+        *transaction = None;
+        self.set_no_egress(BTreeSet::clear);
+        Ok(())
+    }
+
+    /// Lets a guest out or not. Costs nothing when the table says so already.
+    pub(crate) async fn set_egress(&self, guest: Ipv4Addr, open: bool) -> Result<(), NetError> {
+        let closed = |set: &BTreeSet<Ipv4Addr>| set.contains(&guest);
+        if closed(&self.no_egress.read().unwrap_or_else(PoisonError::into_inner)) != open {
+            return Ok(());
+        }
+        let _transaction = self.transaction.lock().await;
+        let (add, remove) = if open { (&[][..], &[guest][..]) } else { (&[guest][..], &[][..]) };
+        self.change(add, remove).await
+    }
+
+    /// Makes exactly these the guests that may connect to nowhere.
+    pub(crate) async fn settle_no_egress(&self, wanted: &BTreeSet<Ipv4Addr>) -> Result<(), NetError> {
+        let _transaction = self.transaction.lock().await;
+        let there = self.no_egress.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let add: Vec<_> = wanted.difference(&there).copied().collect();
+        let remove: Vec<_> = there.difference(wanted).copied().collect();
+        self.change(&add, &remove).await
+    }
+
+    /// Whether the tables are in place and unchanged since this process made them, or at least there.
+    pub(crate) async fn standing(&self) -> bool {
+        let meant = *self.transaction.lock().await;
+        let there = self.list().await;
+        meant.map_or(!there.is_empty(), |meant| fingerprint(&there) == meant)
+    }
+
+    pub(crate) async fn foreign(&self) -> Result<Foreign, NetError> {
+        Ok(Foreign::read(&nft::ruleset().await?, &self.design))
+    }
+
+    pub(crate) fn design(&self) -> &Design {
+        &self.design
+    }
+
+    /// To be called with the transaction lock held.
+    async fn change(&self, add: &[Ipv4Addr], remove: &[Ipv4Addr]) -> Result<(), NetError> {
+        if add.is_empty() && remove.is_empty() {
+            return Ok(());
+        }
+        // The nameserver refuses at once, and answers only when the table lets the guest out.
+        self.set_no_egress(|set| set.extend(add));
+        nft::apply(&self.what(), &self.design.change_no_egress(add, remove)).await?;
+        self.set_no_egress(|set| set.retain(|guest| !remove.contains(guest)));
+        Ok(())
+    }
+
+    fn set_no_egress(&self, change: impl FnOnce(&mut BTreeSet<Ipv4Addr>)) {
+        change(&mut self.no_egress.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Both tables; nothing where one is missing.
+    async fn list(&self) -> Vec<Value> {
+        nft::table(&self.design.table()).await.unwrap_or_default()
+    }
+
+    fn what(&self) -> String {
+        format!("table {}", self.design.table())
+    }
+}
+
+/// What `no_egress` holds.
+fn elements(objects: &[Value]) -> Vec<Ipv4Addr> {
+    objects
+        .iter()
+        .filter_map(|object| object.get("set"))
+        .filter(|set| set.get("name").and_then(Value::as_str) == Some(NO_EGRESS))
+        .filter_map(|set| set.get("elem")?.as_array())
+        .flatten()
+        .filter_map(|element| element.as_str()?.parse().ok())
+        .collect()
+}
+
+/// A hash of a listing that leaves out what changes by itself or by us: handles, counters, who may go nowhere.
+fn fingerprint(objects: &[Value]) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    for object in objects {
+        let mut object = object.clone();
+        settle(&mut object);
+        hasher.update(object.to_string().as_bytes());
+    }
+    hasher.finalize()
+}
+
+fn settle(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.remove("handle");
+            fields.remove("counter");
+            if fields.get("name").and_then(Value::as_str) == Some(NO_EGRESS) {
+                fields.remove("elem");
+            }
+            // A set's elements come in any order.
+            if let Some(Value::Array(elements)) = fields.get_mut("elem") {
+                elements.sort_by_cached_key(Value::to_string);
+            }
+            fields.values_mut().for_each(settle);
+        }
+        Value::Array(values) => values.iter_mut().for_each(settle),
+        _ => {}
+    }
+}
