@@ -43,7 +43,11 @@ pub(crate) struct Plan {
 
 impl Snapshot {
     pub(crate) async fn take(links: &Links) -> Result<Self, NetError> {
-        Ok(Self { links: links.all().await?, addresses: links.addresses().await?, routes: links.routes().await? })
+        Ok(Self {
+            links: links.all().await?,
+            addresses: links.addresses().await?,
+            routes: links.routes().await?,
+        })
     }
 
     pub(crate) fn link(&self, name: &str) -> Option<&Link> {
@@ -58,7 +62,10 @@ impl Snapshot {
     pub(crate) fn clash(&self, wanted: &Wanted) -> Option<String> {
         let own = self.link(&wanted.name).map_or(0, |link| link.index);
         let subnet = wanted.subnet;
-        let address = self.addresses.iter().find(|held| held.index != own && subnet.overlaps(held.address, held.prefix));
+        let address = self
+            .addresses
+            .iter()
+            .find(|held| held.index != own && subnet.overlaps(held.address, held.prefix));
         if let Some(held) = address {
             let name = self.name_of(held.index);
             return Some(format!("{name} has the address {}/{}", held.address, held.prefix));
@@ -73,7 +80,8 @@ impl Snapshot {
     }
 
     pub(crate) fn default_route(&self) -> Option<&str> {
-        let default = self.routes.iter().find(|route| route.prefix == 0 && route.network == Ipv4Addr::UNSPECIFIED);
+        let default =
+            self.routes.iter().find(|route| route.prefix == 0 && route.network == Ipv4Addr::UNSPECIFIED);
         default.map(|route| self.name_of(route.index))
     }
 }
@@ -93,7 +101,13 @@ impl Wanted {
         let (name, subnet) = (&self.name, self.subnet);
         let Some(link) = host.link(name) else {
             self.refuse_clash(host)?;
-            return Ok(Plan { index: None, claim: true, stale: Vec::new(), add_address: true, bring_up: true });
+            return Ok(Plan {
+                index: None,
+                claim: true,
+                stale: Vec::new(),
+                add_address: true,
+                bring_up: true,
+            });
         };
         let refuse = |why: String| {
             let fix = "choose another name for the bridge (BRIDGE_NAME), or remove that interface";
@@ -114,14 +128,20 @@ impl Wanted {
             return refuse("is a bridge with ports that somebody else made".to_owned());
         }
         let of_bridge = || host.addresses.iter().filter(|held| held.index == link.index);
-        let has_address = of_bridge().any(|held| (held.address, held.prefix) == (subnet.gateway(), subnet.prefix()));
-        let stale: Vec<Held> =
-            of_bridge().filter(|held| (held.address, held.prefix) != (subnet.gateway(), subnet.prefix())).copied().collect();
+        let has_address =
+            of_bridge().any(|held| (held.address, held.prefix) == (subnet.gateway(), subnet.prefix()));
+        let stale: Vec<Held> = of_bridge()
+            .filter(|held| (held.address, held.prefix) != (subnet.gateway(), subnet.prefix()))
+            .copied()
+            .collect();
         if let Some(other) = stale.first() {
             // Of an earlier start with another setting.
             let abandoned = link.alias.starts_with("clarateach ") && ports.is_empty();
             if !abandoned {
-                return refuse(format!("has an address that is not ours, {}/{}", other.address, other.prefix));
+                return refuse(format!(
+                    "has an address that is not ours, {}/{}",
+                    other.address, other.prefix
+                ));
             }
         }
         if !has_address {
@@ -226,7 +246,10 @@ mod tests {
     fn a_bridge_that_is_right_is_left_alone() {
         let host = host(vec![bridge("clarateach me"), port("ctabcde1")], vec![held(5, OURS.0, OURS.1)]);
         let plan = wanted().plan(&host, true).unwrap();
-        assert_eq!(plan, Plan { index: Some(5), claim: false, stale: vec![], add_address: false, bring_up: false });
+        assert_eq!(
+            plan,
+            Plan { index: Some(5), claim: false, stale: vec![], add_address: false, bring_up: false }
+        );
     }
 
     #[test]
@@ -234,9 +257,17 @@ mod tests {
         let mut down = bridge("");
         down.up = false;
         let plan = wanted().plan(&host(vec![down], vec![]), false).unwrap();
-        assert_eq!(plan, Plan { index: Some(5), claim: true, stale: vec![], add_address: true, bring_up: true });
-        assert!(wanted().plan(&host(vec![bridge("clarateach dead")], vec![held(5, OURS.0, OURS.1)]), false).is_ok());
-        let moved = wanted().plan(&host(vec![bridge("clarateach me")], vec![held(5, [10, 0, 0, 1], 24)]), false);
+        assert_eq!(
+            plan,
+            Plan { index: Some(5), claim: true, stale: vec![], add_address: true, bring_up: true }
+        );
+        assert!(
+            wanted()
+                .plan(&host(vec![bridge("clarateach dead")], vec![held(5, OURS.0, OURS.1)]), false)
+                .is_ok()
+        );
+        let moved =
+            wanted().plan(&host(vec![bridge("clarateach me")], vec![held(5, [10, 0, 0, 1], 24)]), false);
         assert_eq!(moved.unwrap().stale, [held(5, [10, 0, 0, 1], 24)]);
     }
 

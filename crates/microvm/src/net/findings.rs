@@ -47,7 +47,8 @@ impl Finding {
 
 /// Looks at everything and changes nothing.
 pub(crate) async fn look(host: &Snapshot, wanted: &Wanted, firewall: &Firewall) -> Vec<Finding> {
-    let mut findings = vec![forwarding(), tun(), bridge(host, wanted), subnet(host, wanted), default_route(host)];
+    let mut findings =
+        vec![forwarding(), tun(), bridge(host, wanted), subnet(host, wanted), default_route(host)];
     findings.extend(reverse_path(&wanted.name));
     findings.extend(tables(firewall, host.link(&wanted.name).is_some()).await);
     findings.extend(other_firewalls(firewall).await);
@@ -77,9 +78,11 @@ fn bridge(host: &Snapshot, wanted: &Wanted) -> Finding {
     let name = &wanted.name;
     match wanted.plan(host, false) {
         Err(error) => Finding::problem("bridge", error.to_string(), "see the message"),
-        Ok(plan) if plan.index.is_none() => {
-            Finding::warning("bridge", format!("there is no bridge {name} yet"), "the agent makes it when it starts")
-        }
+        Ok(plan) if plan.index.is_none() => Finding::warning(
+            "bridge",
+            format!("there is no bridge {name} yet"),
+            "the agent makes it when it starts",
+        ),
         Ok(plan) if plan.add_address || plan.bring_up || plan.claim => Finding::warning(
             "bridge",
             format!("the bridge {name} is there, but down, without its address or not marked as ours"),
@@ -87,7 +90,10 @@ fn bridge(host: &Snapshot, wanted: &Wanted) -> Finding {
         ),
         Ok(_) => {
             let gateway = wanted.subnet.gateway();
-            Finding::ok("bridge", format!("{name} is up and has the address {gateway}/{}", wanted.subnet.prefix()))
+            Finding::ok(
+                "bridge",
+                format!("{name} is up and has the address {gateway}/{}", wanted.subnet.prefix()),
+            )
         }
     }
 }
@@ -129,16 +135,26 @@ fn reverse_path(bridge: &str) -> Option<Finding> {
 async fn tables(firewall: &Firewall, bridge_is_there: bool) -> Vec<Finding> {
     let version = match nft::check().await {
         Ok(version) => Finding::ok("nft", version),
-        Err(why) => return vec![Finding::problem("nft", why, "install the package nftables, and start as root")],
+        Err(why) => {
+            return vec![Finding::problem("nft", why, "install the package nftables, and start as root")];
+        }
     };
     let table = firewall.design().table();
     let standing = if firewall.standing().await {
         Finding::ok("firewall", format!("the tables bridge {table} and inet {table} are in place"))
     } else if bridge_is_there {
         let fix = "the agent puts them back when it starts, and from time to time";
-        Finding::problem("firewall", format!("the tables {table} are missing or were changed: guests are not held back"), fix)
+        Finding::problem(
+            "firewall",
+            format!("the tables {table} are missing or were changed: guests are not held back"),
+            fix,
+        )
     } else {
-        Finding::warning("firewall", format!("there are no tables {table} yet"), "the agent makes them when it starts")
+        Finding::warning(
+            "firewall",
+            format!("there are no tables {table} yet"),
+            "the agent makes them when it starts",
+        )
     };
     vec![version, standing]
 }
@@ -148,7 +164,10 @@ async fn other_firewalls(firewall: &Firewall) -> Vec<Finding> {
     if let Ok(foreign) = firewall.foreign().await {
         for place in &foreign.places {
             findings.push(if foreign.accepted(place) {
-                Finding::ok("other_firewall", format!("the chain {place} drops by default; our accepts for the bridge are in it"))
+                Finding::ok(
+                    "other_firewall",
+                    format!("the chain {place} drops by default; our accepts for the bridge are in it"),
+                )
             } else {
                 Finding::warning(
                     "other_firewall",

@@ -38,7 +38,10 @@ impl Firewall {
         let there = self.list().await;
         if transaction.is_none_or(|meant| fingerprint(&there) != meant) {
             if transaction.is_some() {
-                tracing::warn!(table = self.design.table(), "the firewall tables were changed or flushed: put back");
+                tracing::warn!(
+                    table = self.design.table(),
+                    "the firewall tables were changed or flushed: put back"
+                );
             } else {
                 self.set_no_egress(|set| set.extend(elements(&there)));
             }

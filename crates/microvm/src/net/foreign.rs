@@ -155,9 +155,9 @@ fn place(chain: &Value, rules: &[&Value]) -> Option<Place> {
         return None;
     }
     let jumps_to_docker_user = own.iter().any(|rule| {
-        statements(rule).iter().any(|statement| {
-            statement.pointer("/jump/target").and_then(Value::as_str) == Some(DOCKER_USER)
-        })
+        statements(rule)
+            .iter()
+            .any(|statement| statement.pointer("/jump/target").and_then(Value::as_str) == Some(DOCKER_USER))
     });
     let chain = if hook == Hook::Forward && jumps_to_docker_user { DOCKER_USER } else { name };
     Some(Place { family, table: table.to_owned(), chain: chain.to_owned(), hook })
@@ -173,7 +173,8 @@ fn drops_everything(rule: &Value) -> bool {
     let statements = statements(rule);
     let ends = |statement: &Value| statement.get("drop").is_some() || statement.get("reject").is_some();
     let harmless = |statement: &Value| statement.get("counter").is_some() || statement.get("log").is_some();
-    statements.last().is_some_and(ends) && statements.iter().all(|statement| ends(statement) || harmless(statement))
+    statements.last().is_some_and(ends)
+        && statements.iter().all(|statement| ends(statement) || harmless(statement))
 }
 
 /// The accepts that a chain needs.
@@ -257,7 +258,8 @@ mod tests {
         assert_eq!(places(&[chain("filter", "FORWARD", "forward", "drop")]), ["ip filter FORWARD"]);
         assert_eq!(places(&[chain("filter", "FORWARD", "forward", "accept")]), [] as [&str; 0]);
         assert_eq!(places(&[chain("br7", "forward", "forward", "drop")]), [] as [&str; 0], "our own");
-        let last = rule("f", "c", json!([{"counter": {"packets": 1, "bytes": 2}}, {"reject": {"type": "icmpx"}}]));
+        let last =
+            rule("f", "c", json!([{"counter": {"packets": 1, "bytes": 2}}, {"reject": {"type": "icmpx"}}]));
         assert_eq!(places(&[chain("f", "c", "forward", "accept"), last]), ["ip f c"]);
         let some = rule("f", "c", json!([{"match": {}}, {"drop": null}]));
         assert_eq!(places(&[chain("f", "c", "forward", "accept"), some]), [] as [&str; 0]);

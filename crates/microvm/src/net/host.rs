@@ -99,8 +99,9 @@ impl HostNetwork {
             );
             return Err(NetError::Host { message });
         }
-        let subnet = Subnet::new(config.address, config.prefix)
-            .map_err(|error| NetError::Host { message: format!("the bridge's address (BRIDGE_IP): {error}") })?;
+        let subnet = Subnet::new(config.address, config.prefix).map_err(|error| NetError::Host {
+            message: format!("the bridge's address (BRIDGE_IP): {error}"),
+        })?;
         let firewall = Firewall::new(Design {
             bridge: config.bridge.clone(),
             owner: config.owner.clone(),
@@ -113,7 +114,12 @@ impl HostNetwork {
             links: Links::open()?,
             firewall,
             alive: Mutex::new(None),
-            wanted: Wanted { taps: tap::prefix(&config.owner), name: config.bridge, owner: config.owner, subnet },
+            wanted: Wanted {
+                taps: tap::prefix(&config.owner),
+                name: config.bridge,
+                owner: config.owner,
+                subnet,
+            },
         })
     }
 
@@ -145,7 +151,9 @@ impl HostNetwork {
             return Err(NetError::Host { message });
         }
         if self.slot(*address, slot.egress) != *slot {
-            let message = format!("{tap} and {mac} are not the tap and MAC of {address}: they were not made for this network");
+            let message = format!(
+                "{tap} and {mac} are not the tap and MAC of {address}: they were not made for this network"
+            );
             return Err(NetError::Host { message });
         }
         Ok(())
@@ -190,7 +198,9 @@ impl HostNetwork {
         }
         let name = slot.tap.clone();
         let made = tokio::task::spawn_blocking(move || tap::create(&name)).await;
-        let index = made.map_err(|error| refused("make tap", &error))?.map_err(|error| refused("make tap", &error))?;
+        let index = made
+            .map_err(|error| refused("make tap", &error))?
+            .map_err(|error| refused("make tap", &error))?;
         Ok(index)
     }
 

@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use clarateach_ids::MacAddr;
 use futures_util::{Stream, TryStreamExt};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{BridgeStpState, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{
+    BridgeStpState, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
 use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::{Error, Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec};
@@ -63,7 +65,8 @@ impl Links {
     }
 
     pub(crate) async fn all(&self) -> Result<Vec<Link>, NetError> {
-        let links: Vec<LinkMessage> = collect("list", "interfaces", self.handle.link().get().execute()).await?;
+        let links: Vec<LinkMessage> =
+            collect("list", "interfaces", self.handle.link().get().execute()).await?;
         Ok(links.iter().map(Link::of).collect())
     }
 
@@ -77,14 +80,16 @@ impl Links {
     }
 
     pub(crate) async fn addresses(&self) -> Result<Vec<Held>, NetError> {
-        let all: Vec<AddressMessage> = collect("list", "addresses", self.handle.address().get().execute()).await?;
+        let all: Vec<AddressMessage> =
+            collect("list", "addresses", self.handle.address().get().execute()).await?;
         Ok(all.iter().filter_map(Held::of).collect())
     }
 
     /// Routes of all tables, but for those that lead nowhere and those that are broadcast addresses.
     pub(crate) async fn routes(&self) -> Result<Vec<Route>, NetError> {
         let every = rtnetlink::RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let all: Vec<RouteMessage> = collect("list", "routes", self.handle.route().get(every).execute()).await?;
+        let all: Vec<RouteMessage> =
+            collect("list", "routes", self.handle.route().get(every).execute()).await?;
         Ok(all.iter().filter_map(Route::of).collect())
     }
 
@@ -94,8 +99,15 @@ impl Links {
     }
 
     /// Marks a bridge as ours. No spanning tree and no multicast snooping; a MAC that doesn't change with the ports.
-    pub(crate) async fn claim_bridge(&self, index: u32, name: &str, mac: MacAddr, alias: &str) -> Result<(), NetError> {
-        let settings = LinkMessageBuilder::<LinkBridge>::new(name).stp_state(BridgeStpState::Disabled).forward_delay(0);
+    pub(crate) async fn claim_bridge(
+        &self,
+        index: u32,
+        name: &str,
+        mac: MacAddr,
+        alias: &str,
+    ) -> Result<(), NetError> {
+        let settings =
+            LinkMessageBuilder::<LinkBridge>::new(name).stp_state(BridgeStpState::Disabled).forward_delay(0);
         let settings = settings.mcast_snooping(false).build();
         let set = self.handle.link().change(settings).execute().await;
         set.map_err(|error| refused("set up bridge", name, &error))?;
@@ -103,7 +115,12 @@ impl Links {
         self.handle.link().set(own).execute().await.map_err(|error| refused("mark bridge", name, &error))
     }
 
-    pub(crate) async fn add_address(&self, index: u32, address: Ipv4Addr, prefix: u8) -> Result<(), NetError> {
+    pub(crate) async fn add_address(
+        &self,
+        index: u32,
+        address: Ipv4Addr,
+        prefix: u8,
+    ) -> Result<(), NetError> {
         let added = self.handle.address().add(index, IpAddr::V4(address), prefix).replace().execute().await;
         added.map_err(|error| refused("add address", address, &error))
     }
@@ -146,7 +163,12 @@ impl Links {
     }
 
     /// Tells the host a guest's MAC, so that it needn't ask a guest that is still booting, and wait a second to ask again.
-    pub(crate) async fn add_neighbour(&self, bridge: u32, address: Ipv4Addr, mac: MacAddr) -> Result<(), NetError> {
+    pub(crate) async fn add_neighbour(
+        &self,
+        bridge: u32,
+        address: Ipv4Addr,
+        mac: MacAddr,
+    ) -> Result<(), NetError> {
         let entry = self.handle.neighbours().add(bridge, IpAddr::V4(address)).link_layer_address(&mac.0);
         let added = entry.state(NeighbourState::Permanent).replace().execute().await;
         added.map_err(|error| refused("note neighbour", address, &error))
@@ -184,7 +206,9 @@ impl Links {
         }
         let every = LinkUnspec::new_with_index(0).link_group(group).build();
         match self.handle.link().del_with_message(every).execute().await {
-            Err(error) if errno(&error) != Some(libc::ENODEV) => Err(refused("remove", "a group of taps", &error)),
+            Err(error) if errno(&error) != Some(libc::ENODEV) => {
+                Err(refused("remove", "a group of taps", &error))
+            }
             _ => Ok(()),
         }
     }
@@ -251,8 +275,11 @@ impl Route {
         if !matches!(message.header.kind, RouteType::Unicast | RouteType::Local) {
             return None;
         }
-        let mut route =
-            Self { index: 0, network: Ipv4Addr::UNSPECIFIED, prefix: message.header.destination_prefix_length };
+        let mut route = Self {
+            index: 0,
+            network: Ipv4Addr::UNSPECIFIED,
+            prefix: message.header.destination_prefix_length,
+        };
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Destination(RouteAddress::Inet(network)) => route.network = *network,

@@ -18,8 +18,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Does a batch: all of it or nothing.
 pub(crate) async fn apply(what: &str, batch: &Nftables<'_>) -> Result<(), NetError> {
-    let refused =
-        |message: String| NetError::Refused { operation: "change firewall", object: what.to_owned(), message };
+    let refused = |message: String| NetError::Refused {
+        operation: "change firewall",
+        object: what.to_owned(),
+        message,
+    };
     let batch = serde_json::to_vec(batch).map_err(|error| refused(error.to_string()))?;
     run(&["--json", "--file", "-"], &batch).await.map(drop).map_err(refused)
 }

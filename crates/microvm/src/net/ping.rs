@@ -67,7 +67,9 @@ async fn answered(socket: &UdpSocket, raw: bool, nonce: [u8; 8]) -> io::Result<(
 
 fn is_answer(packet: &[u8], raw: bool, nonce: [u8; 8]) -> bool {
     let header = if raw { packet.first().map_or(0, |first| usize::from(first & 0xf) * 4) } else { 0 };
-    packet.get(header..).is_some_and(|icmp| icmp.first() == Some(&ECHO_REPLY) && icmp.get(8..16) == Some(&nonce))
+    packet
+        .get(header..)
+        .is_some_and(|icmp| icmp.first() == Some(&ECHO_REPLY) && icmp.get(8..16) == Some(&nonce))
 }
 
 /// An echo request. Its identifier stays 0: the unprivileged socket sets its own, and answers are told by the data.
@@ -87,7 +89,10 @@ fn echo(nonce: [u8; 8]) -> [u8; 16] {
 fn unreachable(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::ConnectionRefused | ErrorKind::NetworkDown
+        ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+            | ErrorKind::ConnectionRefused
+            | ErrorKind::NetworkDown
     ) || error.raw_os_error() == Some(libc::EHOSTDOWN)
 }
 
@@ -98,8 +103,10 @@ mod tests {
     #[test]
     fn checksums_add_up() {
         for nonce in [[0; 8], [0xff; 8], [1, 2, 3, 4, 5, 6, 7, 8]] {
-            let sum: u32 =
-                echo(nonce).chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+            let sum: u32 = echo(nonce)
+                .chunks_exact(2)
+                .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+                .sum();
             assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff, "{nonce:?}");
         }
     }

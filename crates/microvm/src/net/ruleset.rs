@@ -110,7 +110,11 @@ impl Design {
     fn frames(&self, batch: &mut Batch<'static>) {
         let mut table = TableWriter { batch, family: NfFamily::Bridge, table: self.table() };
         let pins = self.subnet.pool().map(|guest| {
-            concat([text(tap::tap_name(&self.owner, guest)), text(MacAddr::of_ipv4(guest).to_string()), address(&guest)])
+            concat([
+                text(tap::tap_name(&self.owner, guest)),
+                text(MacAddr::of_ipv4(guest).to_string()),
+                address(&guest),
+            ])
         });
         let pinned = [SetType::Ifname, SetType::EtherAddr, SetType::Ipv4Addr];
         table.set("pins", SetTypeValue::Concatenated(pinned.to_vec().into()), None, pins.collect());
@@ -128,12 +132,17 @@ impl Design {
         )));
         table.rule("input", [from(&self.taps()), equal(reserved, text("01:80:c2:00:00:00")), count(), DROP]);
 
-        let tagged = NamedExpression::Set(["8021q", "8021ad"].map(|kind| SetItem::Element(text(kind))).to_vec());
+        let tagged =
+            NamedExpression::Set(["8021q", "8021ad"].map(|kind| SetItem::Element(text(kind))).to_vec());
         table.rule("guest", [equal(payload("ether", "type"), Expression::Named(tagged)), count(), DROP]);
         table.rule("guest", [pinned_by("ether", "saddr", "ip", "saddr"), ACCEPT]);
         table.rule(
             "guest",
-            [pinned_by("ether", "saddr", "arp", "saddr ip"), pinned_by("arp", "saddr ether", "arp", "saddr ip"), ACCEPT],
+            [
+                pinned_by("ether", "saddr", "arp", "saddr ip"),
+                pinned_by("arp", "saddr ether", "arp", "saddr ip"),
+                ACCEPT,
+            ],
         );
         table.rule("guest", [count(), DROP]);
     }
@@ -175,7 +184,10 @@ impl Design {
         table.rule("from_guest", [ip6(), count(), DROP]);
         table.rule("from_guest", [to(bridge), count(), DROP]);
         table.rule("from_guest", [ct("state", &["invalid"]), count(), DROP]);
-        table.rule("from_guest", [equal(payload("ip", "saddr"), text(format!("@{NO_EGRESS}"))), count(), REJECT]);
+        table.rule(
+            "from_guest",
+            [equal(payload("ip", "saddr"), text(format!("@{NO_EGRESS}"))), count(), REJECT],
+        );
         table.rule("from_guest", [equal(payload("ip", "daddr"), text("@allowed")), ACCEPT]);
         // What the host publishes of its own containers is no business of guests.
         table.rule("from_guest", [ct("status", &["dnat"]), count(), REJECT]);
@@ -225,7 +237,13 @@ struct TableWriter<'b> {
 }
 
 impl TableWriter<'_> {
-    fn set(&mut self, name: &'static str, kind: SetTypeValue<'static>, flag: Option<SetFlag>, elements: Vec<Expression<'static>>) {
+    fn set(
+        &mut self,
+        name: &'static str,
+        kind: SetTypeValue<'static>,
+        flag: Option<SetFlag>,
+        elements: Vec<Expression<'static>>,
+    ) {
         let set = Set {
             family: self.family,
             table: self.table.clone().into(),
@@ -253,7 +271,12 @@ impl TableWriter<'_> {
 
     fn chain(&mut self, name: &'static str) {
         let table = self.table.clone().into();
-        self.batch.add(NfListObject::Chain(Chain { family: self.family, table, name: name.into(), ..Chain::default() }));
+        self.batch.add(NfListObject::Chain(Chain {
+            family: self.family,
+            table,
+            name: name.into(),
+            ..Chain::default()
+        }));
     }
 
     fn rule<const N: usize>(&mut self, chain: &'static str, statements: [Statement<'static>; N]) {
@@ -270,8 +293,10 @@ impl TableWriter<'_> {
 pub(crate) const ACCEPT: Statement<'static> = Statement::Accept(None);
 const DROP: Statement<'static> = Statement::Drop(None);
 /// So that a guest's programs are told at once and don't hang.
-const REJECT: Statement<'static> =
-    Statement::Reject(Some(Reject { _type: Some(RejectType::ICMPX), expr: Some(RejectCode::AdminProhibited) }));
+const REJECT: Statement<'static> = Statement::Reject(Some(Reject {
+    _type: Some(RejectType::ICMPX),
+    expr: Some(RejectCode::AdminProhibited),
+}));
 
 fn count() -> Statement<'static> {
     Statement::Counter(Counter::Anonymous(None))
@@ -302,7 +327,12 @@ fn ct(key: &'static str, values: &[&'static str]) -> Statement<'static> {
     Statement::Match(Match { left, right, op: Operator::IN })
 }
 
-fn pinned_by(mac_of: &'static str, mac: &'static str, ip_of: &'static str, ip: &'static str) -> Statement<'static> {
+fn pinned_by(
+    mac_of: &'static str,
+    mac: &'static str,
+    ip_of: &'static str,
+    ip: &'static str,
+) -> Statement<'static> {
     equal(concat([meta(MetaKey::Iifname), payload(mac_of, mac), payload(ip_of, ip)]), text("@pins"))
 }
 
@@ -372,7 +402,10 @@ mod tests {
         let closed = merged([&CLOSED[..], &design(24).closed].concat());
         assert_eq!(closed.len(), CLOSED.len() + 1);
         assert!(closed.contains(&([203, 0, 113, 0].into(), 24)));
-        assert_eq!(merged(vec![([8, 8, 8, 8].into(), 32), ([0, 0, 0, 0].into(), 0)]), [([0, 0, 0, 0].into(), 0)]);
+        assert_eq!(
+            merged(vec![([8, 8, 8, 8].into(), 32), ([0, 0, 0, 0].into(), 0)]),
+            [([0, 0, 0, 0].into(), 0)]
+        );
     }
 
     #[test]

@@ -30,7 +30,9 @@ pub enum SlotsError {
     #[error("a capacity of {0} is more than the {BRIDGE_PORTS} ports a Linux bridge has")]
     Ports(u32),
     /// The range's limit.
-    #[error("a capacity of {capacity} does not fit into {subnet}, which has {room} addresses for guests: take a shorter prefix")]
+    #[error(
+        "a capacity of {capacity} does not fit into {subnet}, which has {room} addresses for guests: take a shorter prefix"
+    )]
     Range {
         /// What was asked for.
         capacity: u32,

@@ -89,7 +89,9 @@ impl Subnet {
     pub fn pool(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
         let (network, gateway) = (u32::from(self.network()), self.gateway);
         let hosts = (u32::from(self.broadcast()) - network - 1).min(POOL);
-        (1..=hosts).map(move |offset| Ipv4Addr::from(network + offset)).filter(move |address| *address != gateway)
+        (1..=hosts)
+            .map(move |offset| Ipv4Addr::from(network + offset))
+            .filter(move |address| *address != gateway)
     }
 
     /// Whether a guest may get this address.

@@ -16,7 +16,9 @@ pub(crate) fn forwards() -> bool {
 /// Makes this host forward IPv4 packets. Between which interfaces is what its firewall says.
 pub(crate) fn forward() -> Result<(), NetError> {
     if !forwards() {
-        tracing::warn!("net.ipv4.ip_forward is switched on: this host forwards packets between its interfaces from now on");
+        tracing::warn!(
+            "net.ipv4.ip_forward is switched on: this host forwards packets between its interfaces from now on"
+        );
         write(FORWARDING, "1")?;
     }
     Ok(())
@@ -77,5 +79,9 @@ fn path(setting: &str) -> PathBuf {
 }
 
 fn refused(setting: &str, error: &io::Error) -> NetError {
-    NetError::Refused { operation: "set", object: format!("/proc/sys/net/{setting}"), message: error.to_string() }
+    NetError::Refused {
+        operation: "set",
+        object: format!("/proc/sys/net/{setting}"),
+        message: error.to_string(),
+    }
 }

@@ -91,7 +91,8 @@ mod tests {
     use super::*;
 
     /// `example.com A IN`, recursion desired.
-    const QUERY: &[u8] = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x03com\x00\x00\x01\x00\x01";
+    const QUERY: &[u8] =
+        b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x03com\x00\x00\x01\x00\x01";
 
     fn answer() -> Vec<u8> {
         let mut answer = QUERY.to_vec();

@@ -101,9 +101,11 @@ mod tests {
     #[test]
     fn whoever_answered_is_asked_first_and_never_ourselves() {
         let gateway = Ipv4Addr::new(10, 0, 0, 1);
-        let all: Vec<IpAddr> = ["10.0.0.1", "10.9.9.1", "10.9.9.2"].iter().map(|ip| ip.parse().unwrap()).collect();
+        let all: Vec<IpAddr> =
+            ["10.0.0.1", "10.9.9.1", "10.9.9.2"].iter().map(|ip| ip.parse().unwrap()).collect();
         let upstreams = Upstreams::new(Some(&all), gateway);
-        let order = |upstreams: &Upstreams| -> Vec<usize> { upstreams.in_order().iter().map(|(n, _)| *n).collect() };
+        let order =
+            |upstreams: &Upstreams| -> Vec<usize> { upstreams.in_order().iter().map(|(n, _)| *n).collect() };
         assert_eq!(order(&upstreams), [0, 1]);
         upstreams.answered(1);
         assert_eq!(order(&upstreams), [1, 0]);
