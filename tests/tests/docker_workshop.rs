@@ -140,6 +140,46 @@ async fn a_held_seat_that_dies_is_restarted_on_its_own_disk() {
     assert_eq!(left(&workshop), Vec::<String>::new());
 }
 
+/// Somebody prunes the Engine. No learner is given an empty disk without a word.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_seat_whose_disk_was_removed_waits_for_a_reset() {
+    let Some(mut server) =
+        with_docker("docker_workshop a_held_seat_whose_disk_was_removed_waits_for_a_reset").await
+    else {
+        return;
+    };
+    let (workshop, code) = server.create(json!({"name": "x", "seats": 1})).await;
+    all_ready(&server, &workshop).await;
+    let session = server.post("/api/join", json!({ "code": code })).await.text("/session_code");
+    assert!(server.terminate(), "a graceful end");
+    let label = format!("label=io.clarateach.workshop={workshop}");
+    for list in [["container", "ls", "--all"].as_slice(), &["volume", "ls"]] {
+        let found = leaks::run("docker", &[list, &["--quiet", "--filter", &label]].concat());
+        let found: Vec<&str> = found.split_whitespace().collect();
+        assert_eq!(found.len(), 1, "{list:?}: {found:?}");
+        leaks::run("docker", &[list[0], "rm", "--force", found[0]]);
+    }
+    server.restart().await;
+    let seats = format!("/api/workshops/{workshop}/seats");
+    wait_for("the seat says that its disk is gone", Duration::from_secs(30), || async {
+        (server.get(&seats).await.body["seats"][0]["reason_code"] == json!("DISK_GONE")).then_some(())
+    })
+    .await;
+    let shown = server.get(&format!("/api/session/{session}")).await;
+    assert_eq!(shown.body["status"], json!("unreachable"), "{shown:?}");
+    assert_eq!(leaks::run("docker", &["ps", "-aq", "--filter", &label]), "", "nothing was made unasked");
+
+    let reset = server.post(&format!("{seats}/1/reset"), json!({})).await;
+    assert!((200..300).contains(&reset.status), "{reset:?}");
+    wait_for("the learner has a fresh one", Duration::from_secs(60), || async {
+        let view = server.get(&format!("/api/session/{session}")).await;
+        (view.body["status"] == "ready").then_some(())
+    })
+    .await;
+    assert_eq!(server.delete(&format!("/api/workshops/{workshop}")).await.status, 202);
+    gone(&server, &workshop).await;
+}
+
 /// kill -9 at random moments of creating, joining, working and deleting. `CLARATEACH_KILLS` sets how often.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_random_moments_it_loses_nothing_and_leaves_nothing() {
