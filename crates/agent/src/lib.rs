@@ -1,1 +1,19 @@
 //! The worker agent: serves one host's microVMs over HTTP.
+//!
+//! [`config`] reads the settings, [`host`] says what is served, [`app`] decides, [`routes`] speaks HTTP, [`start`] puts
+//! the parts together.
+
+pub mod app;
+pub mod config;
+pub mod directory;
+pub mod error;
+pub mod host;
+mod keys;
+pub mod routes;
+mod serve;
+mod start;
+pub mod state;
+pub mod telemetry;
+pub mod throttle;
+
+pub use start::{Running, StartError, start};

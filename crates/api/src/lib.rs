@@ -1,9 +1,10 @@
-//! Wire types of the HTTP API and its error body.
+//! Wire types of the HTTP APIs and their error bodies: the server's here, the worker agent's in [`agent`].
 //!
 //! Times are RFC 3339 in UTC. Lists come as `{"workshops":[…]}`, single things as `{"workshop":{…}}`. Unknown fields
 //! in requests are refused.
 
 mod admin;
+pub mod agent;
 mod error;
 mod session;
 mod workshop;

@@ -132,6 +132,47 @@ impl Gateway {
         }
     }
 
+    /// Serves a request for a caller whom the owner of this gateway has authenticated by other means than a seat token.
+    /// The request's path is that within the seat, as [`Gateway::router`] sees it. `claims` say who it is and how long
+    /// streams may stay open; as no page can be behind it by accident, it counts as shown by `Authorization`.
+    pub async fn serve_trusted(&self, claims: SeatClaims, request: Request) -> Response {
+        match self.trust(claims, request).await {
+            Ok(response) => response,
+            Err(refusal) => refusal.into_response(),
+        }
+    }
+
+    async fn trust(&self, claims: SeatClaims, request: Request) -> Result<Response, Refusal> {
+        headers::check_size(request.headers(), self.config.limits.header_bytes)?;
+        check_method(request.method())?;
+        let key = claims.seat_key();
+        if let Some(rest) = request.uri().path().strip_prefix("/preview/") {
+            let rest = rest.to_owned();
+            return sandboxed::serve(self, &key, &rest, request).await;
+        }
+        let is_upgrade = request.headers().contains_key(header::UPGRADE);
+        let source = Source::Authorization;
+        check_origin(&self.config, request.method(), request.headers(), source, is_upgrade)?;
+        let route = self.locate(&claims).await?;
+        let lease = self.leases.extend(&claims)?;
+        // Without a token there is nothing to put into a cookie, which only a token shown by `Authorization` gets.
+        let source = Source::Subprotocol;
+        let admitted = Admitted { claims: Arc::new(claims), route, lease, source, token: String::new() };
+        self.dispatch(&key, admitted, request).await
+    }
+
+    async fn dispatch(&self, key: &SeatKey, admitted: Admitted, request: Request) -> Result<Response, Refusal> {
+        match (request.uri().path(), request.method()) {
+            ("/auth", &Method::POST) => self.set_cookie(key, &admitted),
+            ("/previews", &Method::POST) => {
+                let (parts, body) = request.into_parts();
+                crate::previews::create(self, key, &admitted, &parts.headers, body).await
+            }
+            ("/auth" | "/previews", _) => Err(Refusal::method_not_allowed("only POST is for this path")),
+            _ => self.to_workspace(admitted, request).await,
+        }
+    }
+
     fn verified(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<SeatClaims>>> {
         self.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -283,20 +324,18 @@ async fn serve(gateway: &Gateway, params: &RawPathParams, request: Request) -> R
         let rest = rest.to_owned();
         return sandboxed::serve(gateway, &key, &rest, request).await;
     }
-    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        return Err(Refusal::method_not_allowed("this method is not for seats"));
-    }
+    check_method(request.method())?;
     let is_upgrade = request.headers().contains_key(header::UPGRADE);
     let (parts, body) = request.into_parts();
     let admitted = gateway.admit(&key, &parts, is_upgrade).await?;
-    match (parts.uri.path(), &parts.method) {
-        ("/auth", &Method::POST) => gateway.set_cookie(&key, &admitted),
-        ("/previews", &Method::POST) => {
-            crate::previews::create(gateway, &key, &admitted, &parts.headers, body).await
-        }
-        ("/auth" | "/previews", _) => Err(Refusal::method_not_allowed("only POST is for this path")),
-        _ => gateway.to_workspace(admitted, Request::from_parts(parts, body)).await,
+    gateway.dispatch(&key, admitted, Request::from_parts(parts, body)).await
+}
+
+fn check_method(method: &Method) -> Result<(), Refusal> {
+    if matches!(*method, Method::CONNECT | Method::TRACE) {
+        return Err(Refusal::method_not_allowed("this method is not for seats"));
     }
+    Ok(())
 }
 
 fn seat_of(params: &RawPathParams) -> Option<SeatKey> {

@@ -1,0 +1,343 @@
+//! The agent's parts, and what it decides by itself.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use clarateach_api::agent::AgentErrorCode;
+use clarateach_gateway::Gateway;
+use clarateach_ids::{Generation, SeatKey, WorkerId};
+use clarateach_runtime::{
+    DesiredSeat, Environment, EnvironmentState, Reason, Revision, Runtime, RuntimeError,
+};
+use jiff::Timestamp;
+use secrecy::SecretString;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::error::AgentError;
+use crate::host::Host;
+use crate::state::State;
+use crate::throttle::Throttle;
+
+/// How long a create waits for the guest to have been started.
+const STARTED_WITHIN: Duration = Duration::from_secs(60);
+/// How often a generation is looked for before somebody else must be at the same seat.
+const GENERATION_TRIES: u32 = 8;
+/// A runtime that reports changes endlessly is not followed faster than this.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(20);
+
+/// The agent's parts.
+pub struct App {
+    /// The VMs.
+    pub host: Arc<dyn Host>,
+    /// The way into them for learners and operators.
+    pub gateway: Arc<Gateway>,
+    /// What is remembered over restarts.
+    pub state: State,
+    /// What callers show.
+    pub token: SecretString,
+    /// The settings.
+    pub config: Config,
+    /// Which worker this is.
+    pub worker_id: WorkerId,
+    /// Wrong tokens.
+    pub throttle: Throttle,
+    /// Cancelled when the agent stops: whoever waits gives up.
+    pub closing: CancellationToken,
+    /// Tunnels and other tasks that outlive their request.
+    pub tasks: TaskTracker,
+    /// When the agent started.
+    pub started: Instant,
+    draining: AtomicBool,
+    /// Seats that a create is working on.
+    creating: Mutex<HashSet<SeatKey>>,
+    /// Moves on with every change; begins at a number that no earlier agent process has reached.
+    revision: watch::Sender<u64>,
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("App").field("worker_id", &self.worker_id).finish_non_exhaustive()
+    }
+}
+
+/// A seat that nobody else creates meanwhile.
+struct Claimed<'a> {
+    app: &'a App,
+    key: SeatKey,
+}
+
+impl Drop for Claimed<'_> {
+    fn drop(&mut self) {
+        self.app.creating.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+impl App {
+    /// Puts the parts together and starts to follow the runtime's changes.
+    #[must_use]
+    pub fn new(
+        host: Arc<dyn Host>,
+        gateway: Arc<Gateway>,
+        state: State,
+        token: SecretString,
+        worker_id: WorkerId,
+        config: Config,
+    ) -> Arc<Self> {
+        // Thousandths of milliseconds: no process makes changes that fast, and JSON keeps the number exact.
+        let first = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0) * 1000;
+        let app = Arc::new(Self {
+            host,
+            gateway,
+            draining: AtomicBool::new(state.is_draining()),
+            state,
+            token,
+            config,
+            worker_id,
+            throttle: Throttle::default(),
+            closing: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            started: Instant::now(),
+            creating: Mutex::default(),
+            revision: watch::Sender::new(first),
+        });
+        app.tasks.spawn(follow(app.host.runtime(), Arc::downgrade(&app), app.closing.clone()));
+        app.tasks.spawn(sweep(Arc::downgrade(&app), app.closing.clone()));
+        app
+    }
+
+    /// Whether new VMs are refused.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Refuses new VMs from now on, or no longer.
+    ///
+    /// # Errors
+    /// When it can't be remembered.
+    pub fn set_draining(&self, draining: bool) -> Result<(), AgentError> {
+        self.state.set_draining(draining)?;
+        self.draining.store(draining, Ordering::Relaxed);
+        self.revision.send_modify(|revision| *revision += 1);
+        Ok(())
+    }
+
+    /// Waits until what there is may differ from what it was at `since`, at most `patience`.
+    pub async fn changed(&self, since: Option<u64>, patience: Duration) -> u64 {
+        let mut revision = self.revision.subscribe();
+        let change = async {
+            match revision.wait_for(|revision| Some(*revision) != since).await {
+                Ok(revision) => *revision,
+                Err(_) => since.unwrap_or_default(),
+            }
+        };
+        tokio::select! {
+            changed = change => changed,
+            () = tokio::time::sleep(patience) => *self.revision.borrow(),
+            () = self.closing.cancelled() => *self.revision.borrow(),
+        }
+    }
+
+    /// The environment of a seat.
+    ///
+    /// # Errors
+    /// `vm_not_found`, or that the runtime can't say.
+    pub async fn vm(&self, key: &SeatKey) -> Result<Environment, AgentError> {
+        let all = self.host.runtime().observe().await?;
+        all.into_iter().find(|vm| vm.key == *key).ok_or_else(|| not_found(key))
+    }
+
+    /// Makes a VM for a seat that has none, of `generation` or else of the next that was never used, and returns when
+    /// its guest has been started. What could not be made leaves nothing.
+    ///
+    /// # Errors
+    /// `draining`, `vm_exists`, and whatever the runtime refuses or failed at.
+    pub async fn create(
+        &self,
+        mut wish: DesiredSeat,
+        generation: Option<Generation>,
+    ) -> Result<Environment, AgentError> {
+        self.takes_new_vms()?;
+        let claimed = self.claim(&wish.key)?;
+        let runtime = self.host.runtime();
+        if self.vm(&wish.key).await.is_ok() {
+            return Err(exists(&wish.key));
+        }
+        wish.image = runtime.resolve(&wish.image).await?;
+        wish.generation = generation.unwrap_or(Generation(1));
+        for _ in 0..GENERATION_TRIES {
+            match runtime.apply(wish.clone()).await {
+                Ok(()) => {
+                    let made = self.started(&*runtime, &wish.key, wish.generation).await;
+                    drop(claimed);
+                    return made;
+                }
+                Err(RuntimeError::StaleGeneration { seen, .. }) if generation.is_none() => {
+                    wish.generation = seen.next();
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(exists(&wish.key))
+    }
+
+    /// Fulfils a control plane's wish as [`Runtime::apply`] does, but that a draining worker takes no further seat.
+    ///
+    /// # Errors
+    /// As [`Runtime::apply`]; `draining`.
+    pub async fn apply(&self, wish: DesiredSeat) -> Result<(), AgentError> {
+        if self.is_draining() && self.vm(&wish.key).await.is_err() {
+            self.takes_new_vms()?;
+        }
+        Ok(self.host.runtime().apply(wish).await?)
+    }
+
+    /// Removes the VM that a seat has now.
+    ///
+    /// # Errors
+    /// `vm_not_found`; that something is left.
+    pub async fn remove(&self, key: &SeatKey) -> Result<(), AgentError> {
+        for _ in 0..GENERATION_TRIES {
+            let vm = self.vm(key).await?;
+            match self.host.runtime().remove(key, vm.generation).await {
+                // Made anew meanwhile: that one goes too, it is what the caller sees.
+                Err(RuntimeError::StaleGeneration { .. }) => {}
+                done => return Ok(done?),
+            }
+        }
+        let message = format!("The VM of seat {key} is made anew all the time; try again.");
+        Err(AgentError::new(AgentErrorCode::VmFailed, message))
+    }
+
+    /// Waits until the VM is ready, or it is clear that it won't be, or `patience` is over: as it is then.
+    ///
+    /// # Errors
+    /// `vm_not_found` when it is gone; that the runtime can't say.
+    pub async fn ready(
+        &self,
+        key: &SeatKey,
+        generation: Generation,
+        patience: Duration,
+    ) -> Result<Environment, AgentError> {
+        self.until(&*self.host.runtime(), key, generation, patience, |vm| {
+            vm.state != EnvironmentState::Starting
+        })
+        .await
+    }
+
+    fn takes_new_vms(&self) -> Result<(), AgentError> {
+        if self.is_draining() {
+            let message = "This worker is being drained and takes no new VMs.";
+            return Err(AgentError::new(AgentErrorCode::Draining, message));
+        }
+        Ok(())
+    }
+
+    fn claim(&self, key: &SeatKey) -> Result<Claimed<'_>, AgentError> {
+        let mut creating = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
+        if creating.insert(key.clone()) {
+            Ok(Claimed { app: self, key: key.clone() })
+        } else {
+            Err(exists(key))
+        }
+    }
+
+    async fn started(
+        &self,
+        runtime: &dyn Runtime,
+        key: &SeatKey,
+        generation: Generation,
+    ) -> Result<Environment, AgentError> {
+        // A handle is there as soon as the VMM runs.
+        let far_enough = |vm: &Environment| vm.state != EnvironmentState::Starting || vm.handle.is_some();
+        let vm = self.until(runtime, key, generation, STARTED_WITHIN, far_enough).await?;
+        match vm.state {
+            EnvironmentState::Failed | EnvironmentState::Stopped => {
+                let reason = vm.reason.unwrap_or_else(|| Reason::new("FAILED", "It could not be started."));
+                if let Err(error) = runtime.remove(key, generation).await {
+                    tracing::error!(%key, %error, "a VM that could not be made could not be removed either");
+                }
+                Err(could_not_be_made(key, &reason))
+            }
+            _ => Ok(vm),
+        }
+    }
+
+    async fn until(
+        &self,
+        runtime: &dyn Runtime,
+        key: &SeatKey,
+        generation: Generation,
+        patience: Duration,
+        enough: impl Fn(&Environment) -> bool,
+    ) -> Result<Environment, AgentError> {
+        let deadline = tokio::time::Instant::now() + patience;
+        let mut revision = Revision::default();
+        loop {
+            let all = runtime.observe().await?;
+            let vm = all.into_iter().find(|vm| vm.key == *key && vm.generation == generation);
+            let Some(vm) = vm.filter(|vm| vm.state != EnvironmentState::Removing) else {
+                let message = format!("The VM of seat {key} was removed while it was waited for.");
+                return Err(AgentError::new(AgentErrorCode::VmNotFound, message));
+            };
+            if enough(&vm) {
+                return Ok(vm);
+            }
+            tokio::select! {
+                next = runtime.watch(revision) => revision = next,
+                () = tokio::time::sleep_until(deadline) => return Ok(vm),
+                () = self.closing.cancelled() => return Ok(vm),
+            }
+        }
+    }
+}
+
+fn not_found(key: &SeatKey) -> AgentError {
+    AgentError::new(AgentErrorCode::VmNotFound, format!("There is no VM for seat {key}."))
+}
+
+fn exists(key: &SeatKey) -> AgentError {
+    let message = format!("There is a VM for seat {key} already; delete it first.");
+    AgentError::new(AgentErrorCode::VmExists, message)
+}
+
+fn could_not_be_made(key: &SeatKey, reason: &Reason) -> AgentError {
+    let code = match reason.code.as_str() {
+        "NO_SPACE" => AgentErrorCode::NoSpace,
+        "IMAGE_NOT_FOUND" => AgentErrorCode::ImageNotFound,
+        "RUNTIME_UNAVAILABLE" => AgentErrorCode::Unavailable,
+        _ => AgentErrorCode::VmFailed,
+    };
+    AgentError::new(code, format!("The VM of seat {key} could not be made: {}", reason.message))
+}
+
+async fn follow(runtime: Arc<dyn Runtime>, app: Weak<App>, closing: CancellationToken) {
+    let mut revision = Revision::default();
+    loop {
+        let next = tokio::select! {
+            next = runtime.watch(revision) => next,
+            () = closing.cancelled() => return,
+        };
+        let Some(app) = app.upgrade() else { return };
+        revision = next;
+        app.revision.send_modify(|revision| *revision += 1);
+        drop(app);
+        tokio::time::sleep(FOLLOW_PAUSE).await;
+    }
+}
+
+async fn sweep(app: Weak<App>, closing: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(60)) => {}
+            () = closing.cancelled() => return,
+        }
+        let Some(app) = app.upgrade() else { return };
+        app.throttle.sweep();
+    }
+}

@@ -1,0 +1,30 @@
+//! The settings table, for `--help` and for whoever checks that nothing is read that isn't in it.
+
+/// One line each: name, default, meaning.
+pub const SETTINGS: &[(&str, &str, &str)] = &[
+    ("PORT", "9090", "HTTP listen port"),
+    ("BIND_ADDR", "0.0.0.0", "Address to listen on"),
+    ("AGENT_TOKEN", "-", "Auth token (or via GCP metadata attribute agent-token); required"),
+    ("AGENT_TOKEN_FILE", "-", "File that holds the token, instead of AGENT_TOKEN"),
+    ("METRICS_TOKEN", "-", "Bearer token that opens /metrics and nothing else"),
+    ("IMAGES_DIR", "/var/lib/clarateach/images", "Kernel/rootfs directory"),
+    ("SOCKET_DIR", "/tmp/clarateach", "VMM socket directory"),
+    ("STATE_DIR", "/var/lib/clarateach/state", "Journal, disks and keys"),
+    ("BRIDGE_NAME", "clarateach0", "Network bridge name"),
+    ("BRIDGE_IP", "192.168.100.1/24", "Bridge IP CIDR"),
+    ("CAPACITY", "50", "Max VMs per worker"),
+    ("VMM", "firecracker", "firecracker or qemu"),
+    ("FIRECRACKER_BIN", "firecracker", "The firecracker binary, by path or by name in PATH"),
+    ("JAILER_BIN", "-", "The jailer binary; without it Firecracker runs unjailed"),
+    ("QEMU_BIN", "qemu-system-x86_64", "The QEMU binary, by path or by name in PATH"),
+    ("QEMU_ACCEL", "auto", "auto, kvm or tcg"),
+    ("SNAPSHOTS", "on", "on or off: start VMs from a snapshot of a parked one"),
+    ("READINESS", "health", "health or ping: when a VM counts as ready"),
+    ("WORKSPACE_BIN", "beside the executable", "The static workspace binary that goes into every VM"),
+    ("PUBLIC_URL", "-", "TLS address under which learners' browsers reach /proxy directly"),
+    ("CORS_ORIGINS", "-", "Origins of the web UIs whose pages may call /proxy, by commas"),
+    ("WORKER_ID", "made, in STATE_DIR", "Name of this worker"),
+    ("GCE_METADATA_HOST", "metadata.google.internal", "Where GCP metadata is asked for the token"),
+    ("LOG_FORMAT", "text", "text or json"),
+    ("RUST_LOG", "info", "Log filter"),
+];

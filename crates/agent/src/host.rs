@@ -1,0 +1,149 @@
+//! What the API serves: this host's VMs, whatever makes them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use clarateach_api::agent::{BridgeView, ImageView, VmmView};
+use clarateach_ids::{Generation, SeatKey};
+use clarateach_runtime::{
+    BoxedSeatStream, Capacity, DesiredSeat, Environment, ImageRef, ProgressFn, Revision, Runtime,
+    RuntimeError, RuntimeKind, SeatPort,
+};
+use secrecy::SecretString;
+
+/// What is to be known of the host beyond its [`Runtime`].
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The VMM that makes VMs.
+    pub vmm: VmmView,
+    /// The bridge that VMs are on.
+    pub bridge: Option<BridgeView>,
+    /// Images that VMs can be made from at once, in order of their names.
+    pub images: Vec<ImageView>,
+    /// The guests' kernel.
+    pub kernel_version: Option<String>,
+}
+
+/// A host of VMs: a [`Runtime`], and what an agent must know besides.
+#[async_trait]
+pub trait Host: Send + Sync + 'static {
+    /// Makes, shows, connects to and removes VMs.
+    fn runtime(&self) -> Arc<dyn Runtime>;
+
+    /// What VMs are made from that name no image.
+    fn default_image(&self) -> ImageRef;
+
+    /// Which make of the seat there is, and what its workspace asks of every caller. Answers from memory.
+    fn secret(&self, key: &SeatKey) -> Option<(Generation, SecretString)>;
+
+    /// What is to be known of it now.
+    async fn facts(&self) -> Facts;
+
+    /// Lets go of everything; VMs go on running.
+    async fn close(&self);
+}
+
+/// A host whose VMs are made by a runtime that needs no host, like the simulated one: the agent's API as it is, over
+/// seats that are not real.
+pub struct BareHost {
+    seats: Arc<Remembering>,
+}
+
+impl std::fmt::Debug for BareHost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BareHost")
+    }
+}
+
+impl BareHost {
+    /// The host of `runtime`'s seats.
+    #[must_use]
+    pub fn new(runtime: Arc<dyn Runtime>) -> Self {
+        Self { seats: Arc::new(Remembering { inner: runtime, secrets: Mutex::default() }) }
+    }
+}
+
+#[async_trait]
+impl Host for BareHost {
+    fn runtime(&self) -> Arc<dyn Runtime> {
+        self.seats.clone()
+    }
+
+    fn default_image(&self) -> ImageRef {
+        ImageRef("default".to_owned())
+    }
+
+    fn secret(&self, key: &SeatKey) -> Option<(Generation, SecretString)> {
+        self.seats.secrets.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    async fn facts(&self) -> Facts {
+        let kind = self.seats.kind().as_str().to_owned();
+        let image = ImageView { image: self.default_image().0, bytes: 0, default: true };
+        Facts {
+            vmm: VmmView { kind, version: None, problem: None },
+            bridge: None,
+            images: vec![image],
+            kernel_version: None,
+        }
+    }
+
+    async fn close(&self) {}
+}
+
+/// A runtime whose secrets are kept beside it.
+struct Remembering {
+    inner: Arc<dyn Runtime>,
+    secrets: Mutex<HashMap<SeatKey, (Generation, SecretString)>>,
+}
+
+#[async_trait]
+impl Runtime for Remembering {
+    fn kind(&self) -> RuntimeKind {
+        self.inner.kind()
+    }
+    async fn warnings(&self) -> Vec<String> {
+        self.inner.warnings().await
+    }
+    async fn resolve(&self, image: &ImageRef) -> Result<ImageRef, RuntimeError> {
+        self.inner.resolve(image).await
+    }
+    async fn prepare(&self, image: &ImageRef, progress: ProgressFn) -> Result<(), RuntimeError> {
+        self.inner.prepare(image, progress).await
+    }
+    async fn apply(&self, desired: DesiredSeat) -> Result<(), RuntimeError> {
+        let (key, generation) = (desired.key.clone(), desired.generation);
+        let secret = desired.secret.clone();
+        self.inner.apply(desired).await?;
+        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        // The same make again keeps the secret it was made with.
+        if secrets.get(&key).is_none_or(|(made, _)| *made < generation) {
+            secrets.insert(key, (generation, secret));
+        }
+        Ok(())
+    }
+    async fn observe(&self) -> Result<Vec<Environment>, RuntimeError> {
+        self.inner.observe().await
+    }
+    async fn watch(&self, since: Revision) -> Revision {
+        self.inner.watch(since).await
+    }
+    async fn remove(&self, key: &SeatKey, generation: Generation) -> Result<(), RuntimeError> {
+        self.inner.remove(key, generation).await?;
+        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        if secrets.get(key).is_some_and(|(made, _)| *made <= generation) {
+            secrets.remove(key);
+        }
+        Ok(())
+    }
+    async fn dial(&self, key: &SeatKey, port: SeatPort) -> Result<BoxedSeatStream, RuntimeError> {
+        self.inner.dial(key, port).await
+    }
+    async fn logs(&self, key: &SeatKey) -> Result<String, RuntimeError> {
+        self.inner.logs(key).await
+    }
+    async fn capacity(&self) -> Result<Capacity, RuntimeError> {
+        self.inner.capacity().await
+    }
+}

@@ -1,0 +1,113 @@
+//! Puts the parts together and takes them apart again.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clarateach_gateway::{EndedWhy, Gateway, GatewayConfig, Limits, Scheme};
+use clarateach_ids::InstallationId;
+use jiff::Timestamp;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::config::{Config, Listen, TokenError};
+use crate::directory::Directory;
+use crate::error::AgentError;
+use crate::host::Host;
+use crate::state::{State, StateError};
+use crate::{keys, routes, serve};
+
+/// How long what was begun may take after the stop.
+const FINISH_WITHIN: Duration = Duration::from_secs(20);
+
+/// Why the agent did not start. Each says what and why in one line.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no token.
+    #[error("{0}")]
+    Token(#[from] TokenError),
+    /// The state directory can't be used.
+    #[error("{0}")]
+    State(#[from] StateError),
+    /// The pushed keys can't be used.
+    #[error("STATE_DIR: seat-keys.json: {0}")]
+    Keys(AgentError),
+    /// The address can't be listened on.
+    #[error("PORT: can't listen on {address}: {source}; is another agent running there?")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// This host can't serve VMs.
+    #[error("{0}")]
+    Host(String),
+}
+
+/// An agent that runs.
+#[derive(Debug)]
+pub struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its parts, for tests.
+    pub app: Arc<App>,
+    serving: JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+impl Running {
+    /// Stops listening, lets requests under way finish, lets go of the VMs, which go on running.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.app.closing.cancel();
+        self.app.gateway.shutdown().await;
+        let _ = self.serving.await;
+        self.app.tasks.close();
+        if tokio::time::timeout(FINISH_WITHIN, self.app.tasks.wait()).await.is_err() {
+            tracing::warn!("some work did not finish in time; the next start takes it up");
+        }
+        self.app.host.close().await;
+    }
+}
+
+/// Starts an agent for the VMs of `host`. `state` is opened first, so that no two agents use one host's state.
+///
+/// # Errors
+/// See [`StartError`].
+pub async fn start(config: Config, state: State, host: Arc<dyn Host>) -> Result<Running, StartError> {
+    let token = config.access.token.obtain().await?;
+    let worker_id = state.worker_id(config.worker_id.as_ref())?;
+    let address = config.listen.address;
+    let listen = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(listen)?;
+    let address = listener.local_addr().map_err(listen)?;
+    let verifier = match state.keys()? {
+        Some(pushed) => keys::verifier(&pushed).map_err(StartError::Keys)?,
+        None => keys::nobody(InstallationId::random()),
+    };
+    let directory = Arc::new(Directory::new(Arc::clone(&host)));
+    let gateway = Gateway::new(gateway_config(&config.listen), directory, verifier);
+    for revoked in state.revoked(Timestamp::now().as_second())? {
+        let session = revoked.session;
+        gateway.end_session(&session.session_id, &EndedWhy::Other(session.reason));
+    }
+    let app = App::new(host, gateway, state, token, worker_id, config);
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(serve::serve(listener, routes::router(Arc::clone(&app)), stop.clone()));
+    tracing::info!(%address, worker = %app.worker_id, draining = app.is_draining(), "Agent runs on http://localhost:{}", address.port());
+    Ok(Running { address, app, serving, stop })
+}
+
+fn gateway_config(listen: &Listen) -> GatewayConfig {
+    let origins = listen.public_url.iter().chain(&listen.cors_origins).cloned();
+    GatewayConfig {
+        public_origins: origins.collect(),
+        same_host_origin: false,
+        previews: None,
+        secure_cookies: listen.public_url.as_ref().is_some_and(|url| url.scheme() == Scheme::Https),
+        limits: Limits::default(),
+    }
+}

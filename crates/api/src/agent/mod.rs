@@ -1,0 +1,16 @@
+//! Wire types of the worker agent's HTTP API.
+//!
+//! The same conventions as the server's API, except that error codes are in lower case: `{"error":{"code":"vm_exists",…}}`.
+
+mod error;
+mod keys;
+mod vm;
+mod worker;
+
+pub use error::{AgentErrorBody, AgentErrorCode, AgentErrorDetail};
+pub use keys::{PublicKeyView, Revocations, RevokedSession, SeatKeys};
+pub use vm::{DesiredVm, EgressView, NewVm, ReasonView, VmLogs, VmView, VmsBody, WatchBody};
+pub use worker::{
+    BridgeView, Drain, DrainBody, HostView, ImageBody, ImageView, ImagesBody, MemoryView, PrepareImage,
+    PrepareStep, VmmView, WorkerHealth, WorkerInfo,
+};
