@@ -8,23 +8,20 @@ use std::time::{Duration, Instant};
 use clarateach_api::agent::AgentErrorCode;
 use clarateach_gateway::Gateway;
 use clarateach_ids::{Generation, SeatKey, WorkerId};
-use clarateach_runtime::{
-    DesiredSeat, Environment, EnvironmentState, Reason, Revision, Runtime, RuntimeError,
-};
+use clarateach_runtime::{DesiredSeat, Environment, EnvironmentState, Revision, Runtime, RuntimeError};
 use jiff::Timestamp;
 use secrecy::SecretString;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Config;
+use crate::config::{Config, Readiness};
 use crate::error::AgentError;
-use crate::host::Host;
+use crate::host::{Host, MakeError};
 use crate::state::State;
 use crate::throttle::Throttle;
+use crate::wait::{Waited, until};
 
-/// How long a create waits for the guest to have been started.
-const STARTED_WITHIN: Duration = Duration::from_secs(60);
 /// How often a generation is looked for before somebody else must be at the same seat.
 const GENERATION_TRIES: u32 = 8;
 /// A runtime that reports changes endlessly is not followed faster than this.
@@ -161,9 +158,10 @@ impl App {
         &self,
         mut wish: DesiredSeat,
         generation: Option<Generation>,
+        readiness: Option<Readiness>,
     ) -> Result<Environment, AgentError> {
         self.takes_new_vms()?;
-        let claimed = self.claim(&wish.key)?;
+        let _claimed = self.claim(&wish.key)?;
         let runtime = self.host.runtime();
         if self.vm(&wish.key).await.is_ok() {
             return Err(exists(&wish.key));
@@ -171,19 +169,35 @@ impl App {
         wish.image = runtime.resolve(&wish.image).await?;
         wish.generation = generation.unwrap_or(Generation(1));
         for _ in 0..GENERATION_TRIES {
-            match runtime.apply(wish.clone()).await {
-                Ok(()) => {
-                    let made = self.started(&*runtime, &wish.key, wish.generation).await;
-                    drop(claimed);
-                    return made;
-                }
-                Err(RuntimeError::StaleGeneration { seen, .. }) if generation.is_none() => {
+            match self.host.make(wish.clone(), readiness).await {
+                Ok(vm) => return Ok(vm),
+                Err(MakeError::Refused(RuntimeError::StaleGeneration { seen, .. }))
+                    if generation.is_none() =>
+                {
                     wish.generation = seen.next();
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(self.not_made(&wish, error).await),
             }
         }
         Err(exists(&wish.key))
+    }
+
+    /// Whatever was made of a VM that could not be made goes, its record too.
+    async fn not_made(&self, wish: &DesiredSeat, error: MakeError) -> AgentError {
+        let reason = match error {
+            MakeError::Refused(error) => return error.into(),
+            MakeError::Draining => return draining(),
+            MakeError::Removed => return removed(&wish.key),
+            MakeError::Unable(reason) => reason,
+            MakeError::Failed(reason) => {
+                if let Err(error) = self.host.runtime().remove(&wish.key, wish.generation).await {
+                    tracing::error!(key = %wish.key, %error, "a VM that could not be made could not be removed either");
+                }
+                reason
+            }
+        };
+        let code = AgentErrorCode::of_reason(&reason.code);
+        AgentError::new(code, format!("The VM of seat {} could not be made: {}", wish.key, reason.message))
     }
 
     /// Fulfils a control plane's wish as [`Runtime::apply`] does, but that a draining worker takes no further seat.
@@ -224,18 +238,21 @@ impl App {
         generation: Generation,
         patience: Duration,
     ) -> Result<Environment, AgentError> {
-        self.until(&*self.host.runtime(), key, generation, patience, |vm| {
-            vm.state != EnvironmentState::Starting
-        })
-        .await
+        let runtime = self.host.runtime();
+        let enough = |vm: &Environment| vm.state != EnvironmentState::Starting || self.closing.is_cancelled();
+        let waited = tokio::select! {
+            waited = until(&*runtime, key, generation, patience, enough) => waited?,
+            // As it is.
+            () = self.closing.cancelled() => until(&*runtime, key, generation, Duration::ZERO, enough).await?,
+        };
+        match waited {
+            Waited::For(vm) => Ok(vm),
+            Waited::InVain => Err(removed(key)),
+        }
     }
 
     fn takes_new_vms(&self) -> Result<(), AgentError> {
-        if self.is_draining() {
-            let message = "This worker is being drained and takes no new VMs.";
-            return Err(AgentError::new(AgentErrorCode::Draining, message));
-        }
-        Ok(())
+        if self.is_draining() { Err(draining()) } else { Ok(()) }
     }
 
     fn claim(&self, key: &SeatKey) -> Result<Claimed<'_>, AgentError> {
@@ -244,55 +261,6 @@ impl App {
             Ok(Claimed { app: self, key: key.clone() })
         } else {
             Err(exists(key))
-        }
-    }
-
-    async fn started(
-        &self,
-        runtime: &dyn Runtime,
-        key: &SeatKey,
-        generation: Generation,
-    ) -> Result<Environment, AgentError> {
-        // A handle is there as soon as the VMM runs.
-        let far_enough = |vm: &Environment| vm.state != EnvironmentState::Starting || vm.handle.is_some();
-        let vm = self.until(runtime, key, generation, STARTED_WITHIN, far_enough).await?;
-        match vm.state {
-            EnvironmentState::Failed | EnvironmentState::Stopped => {
-                let reason = vm.reason.unwrap_or_else(|| Reason::new("FAILED", "It could not be started."));
-                if let Err(error) = runtime.remove(key, generation).await {
-                    tracing::error!(%key, %error, "a VM that could not be made could not be removed either");
-                }
-                Err(could_not_be_made(key, &reason))
-            }
-            _ => Ok(vm),
-        }
-    }
-
-    async fn until(
-        &self,
-        runtime: &dyn Runtime,
-        key: &SeatKey,
-        generation: Generation,
-        patience: Duration,
-        enough: impl Fn(&Environment) -> bool,
-    ) -> Result<Environment, AgentError> {
-        let deadline = tokio::time::Instant::now() + patience;
-        let mut revision = Revision::default();
-        loop {
-            let all = runtime.observe().await?;
-            let vm = all.into_iter().find(|vm| vm.key == *key && vm.generation == generation);
-            let Some(vm) = vm.filter(|vm| vm.state != EnvironmentState::Removing) else {
-                let message = format!("The VM of seat {key} was removed while it was waited for.");
-                return Err(AgentError::new(AgentErrorCode::VmNotFound, message));
-            };
-            if enough(&vm) {
-                return Ok(vm);
-            }
-            tokio::select! {
-                next = runtime.watch(revision) => revision = next,
-                () = tokio::time::sleep_until(deadline) => return Ok(vm),
-                () = self.closing.cancelled() => return Ok(vm),
-            }
         }
     }
 }
@@ -306,14 +274,13 @@ fn exists(key: &SeatKey) -> AgentError {
     AgentError::new(AgentErrorCode::VmExists, message)
 }
 
-fn could_not_be_made(key: &SeatKey, reason: &Reason) -> AgentError {
-    let code = match reason.code.as_str() {
-        "NO_SPACE" => AgentErrorCode::NoSpace,
-        "IMAGE_NOT_FOUND" => AgentErrorCode::ImageNotFound,
-        "RUNTIME_UNAVAILABLE" => AgentErrorCode::Unavailable,
-        _ => AgentErrorCode::VmFailed,
-    };
-    AgentError::new(code, format!("The VM of seat {key} could not be made: {}", reason.message))
+fn removed(key: &SeatKey) -> AgentError {
+    let message = format!("The VM of seat {key} was removed while it was waited for.");
+    AgentError::new(AgentErrorCode::VmNotFound, message)
+}
+
+fn draining() -> AgentError {
+    AgentError::new(AgentErrorCode::Draining, "This worker is being drained and takes no new VMs.")
 }
 
 async fn follow(runtime: Arc<dyn Runtime>, app: Weak<App>, closing: CancellationToken) {

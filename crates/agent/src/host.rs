@@ -2,15 +2,23 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use clarateach_api::agent::{BridgeView, ImageView, VmmView};
 use clarateach_ids::{Generation, SeatKey};
 use clarateach_runtime::{
-    BoxedSeatStream, Capacity, DesiredSeat, Environment, ImageRef, ProgressFn, Revision, Runtime,
-    RuntimeError, RuntimeKind, SeatPort,
+    BoxedSeatStream, Capacity, DesiredSeat, Environment, EnvironmentState, ImageRef, ProgressFn, Reason,
+    Revision, Runtime, RuntimeError, RuntimeKind, SeatPort,
 };
+use jiff::Timestamp;
 use secrecy::SecretString;
+
+use crate::config::Readiness;
+use crate::wait::{Waited, until};
+
+/// How long a create waits for the guest to have been started.
+const STARTED_WITHIN: Duration = Duration::from_secs(60);
 
 /// What is to be known of the host beyond its [`Runtime`].
 #[derive(Debug, Clone)]
@@ -25,6 +33,54 @@ pub struct Facts {
     pub kernel_version: Option<String>,
 }
 
+/// What is to be known of a VM beyond its [`Environment`].
+#[derive(Debug, Clone)]
+pub struct Details {
+    /// The image it was made from.
+    pub image: ImageRef,
+    /// Processors.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub memory_mb: u32,
+    /// Disk in MiB.
+    pub disk_mb: u32,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// When it ends by itself.
+    pub not_after: Option<Timestamp>,
+}
+
+/// How long a phase of making VMs took, over all of them.
+#[derive(Debug, Clone)]
+pub struct PhaseTime {
+    /// Which.
+    pub phase: &'static str,
+    /// How often.
+    pub count: u64,
+    /// In all.
+    pub total: Duration,
+}
+
+/// Why no VM was made.
+#[derive(Debug, thiserror::Error)]
+pub enum MakeError {
+    /// The wish was refused; nothing was made.
+    #[error(transparent)]
+    Refused(#[from] RuntimeError),
+    /// This host can't; nothing was made.
+    #[error("{}", .0.message)]
+    Unable(Reason),
+    /// It was tried, and undone; the seat's record says why until it is removed.
+    #[error("{}", .0.message)]
+    Failed(Reason),
+    /// No new VMs are taken.
+    #[error("this worker is being drained and takes no new VMs")]
+    Draining,
+    /// It was removed meanwhile.
+    #[error("it was removed while it was made")]
+    Removed,
+}
+
 /// A host of VMs: a [`Runtime`], and what an agent must know besides.
 #[async_trait]
 pub trait Host: Send + Sync + 'static {
@@ -36,6 +92,18 @@ pub trait Host: Send + Sync + 'static {
 
     /// Which make of the seat there is, and what its workspace asks of every caller. Answers from memory.
     fn secret(&self, key: &SeatKey) -> Option<(Generation, SecretString)>;
+
+    /// As [`Runtime::apply`], but waits until the guest has been started.
+    ///
+    /// # Errors
+    /// See [`MakeError`].
+    async fn make(&self, wish: DesiredSeat, readiness: Option<Readiness>) -> Result<Environment, MakeError>;
+
+    /// What is to be known of a VM besides; none without it, or where nothing more is known.
+    fn details(&self, key: &SeatKey) -> Option<Details>;
+
+    /// Where the time of makes went; empty where nobody measures.
+    fn times(&self) -> Vec<PhaseTime>;
 
     /// What is to be known of it now.
     async fn facts(&self) -> Facts;
@@ -76,6 +144,29 @@ impl Host for BareHost {
 
     fn secret(&self, key: &SeatKey) -> Option<(Generation, SecretString)> {
         self.seats.secrets.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    async fn make(&self, wish: DesiredSeat, _: Option<Readiness>) -> Result<Environment, MakeError> {
+        let (key, generation) = (wish.key.clone(), wish.generation);
+        self.seats.apply(wish).await?;
+        let started = |vm: &Environment| vm.state != EnvironmentState::Starting || vm.handle.is_some();
+        match until(&*self.seats, &key, generation, STARTED_WITHIN, started).await? {
+            Waited::InVain => Err(MakeError::Removed),
+            Waited::For(vm) => match vm.state {
+                EnvironmentState::Failed | EnvironmentState::Stopped => Err(MakeError::Failed(
+                    vm.reason.unwrap_or_else(|| Reason::new("FAILED", "It could not be started")),
+                )),
+                _ => Ok(vm),
+            },
+        }
+    }
+
+    fn details(&self, _: &SeatKey) -> Option<Details> {
+        None
+    }
+
+    fn times(&self) -> Vec<PhaseTime> {
+        Vec::new()
     }
 
     async fn facts(&self) -> Facts {

@@ -25,7 +25,7 @@ fn refuse(message: String) -> AgentError {
 ///
 /// # Errors
 /// `invalid_request` for a key that is none.
-pub fn verifier(keys: &SeatKeys) -> Result<Verifier, AgentError> {
+pub(crate) fn verifier(keys: &SeatKeys) -> Result<Verifier, AgentError> {
     if keys.keys.len() > MAX_KEYS {
         return Err(refuse(format!("keys: takes at most {MAX_KEYS}")));
     }
@@ -42,7 +42,7 @@ pub fn verifier(keys: &SeatKeys) -> Result<Verifier, AgentError> {
 
 /// Accepts no token: nobody has pushed keys yet.
 #[must_use]
-pub fn nobody(installation: InstallationId) -> Verifier {
+pub(crate) fn nobody(installation: InstallationId) -> Verifier {
     Verifier::new(installation, &[])
 }
 
@@ -75,8 +75,7 @@ impl App {
         let now = Timestamp::now().as_second();
         // Tokens issued before now are dead by themselves after this.
         let until = now + SEAT_TOKEN_SECONDS + 60;
-        let revoked =
-            revocations.sessions.iter().map(|session| Revoked { until, session: session.clone() });
+        let revoked = revocations.sessions.iter().map(|session| Revoked { until, session: session.clone() });
         self.state.revoke(revoked.collect(), now)?;
         for session in &revocations.sessions {
             self.gateway.end_session(&session.session_id, &EndedWhy::Other(session.reason.clone()));

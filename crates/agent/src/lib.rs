@@ -15,5 +15,6 @@ mod start;
 pub mod state;
 pub mod telemetry;
 pub mod throttle;
+mod wait;
 
 pub use start::{Running, StartError, start};

@@ -62,8 +62,19 @@ pub fn start_metrics() {
     metrics::describe_gauge!("clarateach_agent_resident_bytes", "The agent's own memory.");
     metrics::describe_gauge!("clarateach_agent_tunnels", "Tunnels that are open.");
     metrics::describe_gauge!("clarateach_agent_connected_sessions", "Learners with a stream open here.");
-    metrics::describe_counter!("clarateach_agent_creates_total", "Creates by outcome: ok or the error's code.");
-    metrics::describe_counter!("clarateach_agent_refused_tokens_total", "Calls with a missing or wrong token.");
+    metrics::describe_counter!(
+        "clarateach_agent_creates_total",
+        "Creates by outcome: ok or the error's code."
+    );
+    metrics::describe_counter!(
+        "clarateach_agent_refused_tokens_total",
+        "Calls with a missing or wrong token."
+    );
+    metrics::describe_counter!(
+        "clarateach_agent_phase_total",
+        "Phases of making VMs that were gone through."
+    );
+    metrics::describe_gauge!("clarateach_agent_phase_seconds_sum", "Time that went into them.");
     metrics::describe_histogram!("clarateach_agent_http_seconds", "Time to answer, by route and status.");
     metrics::describe_histogram!("clarateach_agent_create_seconds", "Time from a create to a started guest.");
 }
@@ -84,6 +95,11 @@ pub async fn gauges(app: &App) {
     }
     if let Ok(capacity) = runtime.capacity().await {
         metrics::gauge!("clarateach_agent_capacity").set(f64::from(capacity.total));
+    }
+    for time in app.host.times() {
+        metrics::counter!("clarateach_agent_phase_total", "phase" => time.phase).absolute(time.count);
+        metrics::gauge!("clarateach_agent_phase_seconds_sum", "phase" => time.phase)
+            .set(time.total.as_secs_f64());
     }
     metrics::gauge!("clarateach_agent_draining").set(f64::from(u8::from(app.is_draining())));
     metrics::gauge!("clarateach_agent_uptime_seconds").set(app.started.elapsed().as_secs_f64());

@@ -161,7 +161,12 @@ impl Gateway {
         self.dispatch(&key, admitted, request).await
     }
 
-    async fn dispatch(&self, key: &SeatKey, admitted: Admitted, request: Request) -> Result<Response, Refusal> {
+    async fn dispatch(
+        &self,
+        key: &SeatKey,
+        admitted: Admitted,
+        request: Request,
+    ) -> Result<Response, Refusal> {
         match (request.uri().path(), request.method()) {
             ("/auth", &Method::POST) => self.set_cookie(key, &admitted),
             ("/previews", &Method::POST) => {

@@ -168,10 +168,8 @@ impl Config {
                 ),
                 public_url: settings
                     .parsed("PUBLIC_URL", "a URL without a path, such as https://worker-1.example.org")?,
-                cors_origins: settings.list(
-                    "CORS_ORIGINS",
-                    "origins such as https://class.example.org, separated by commas",
-                )?,
+                cors_origins: settings
+                    .list("CORS_ORIGINS", "origins such as https://class.example.org, separated by commas")?,
             },
             access: Access {
                 token: Token::from_settings(&settings)?,
@@ -226,8 +224,7 @@ fn vmm(settings: &Settings<'_>, subnet: Subnet) -> Result<VmmSettings, ConfigErr
         return Err(wrong("CAPACITY", &capacity.to_string(), &takes));
     }
     Ok(VmmSettings {
-        kind: settings
-            .choice("VMM", &[("firecracker", VmmKind::Firecracker), ("qemu", VmmKind::Qemu)])?,
+        kind: settings.choice("VMM", &[("firecracker", VmmKind::Firecracker), ("qemu", VmmKind::Qemu)])?,
         firecracker_bin: settings.program("FIRECRACKER_BIN", "firecracker"),
         jailer_bin: settings.get("JAILER_BIN").map(PathBuf::from),
         qemu_bin: settings.program("QEMU_BIN", "qemu-system-x86_64"),

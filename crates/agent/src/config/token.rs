@@ -99,8 +99,8 @@ impl Token {
 }
 
 fn read(path: &Path) -> Result<SecretString, TokenError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| TokenError::File { path: path.to_owned(), source })?;
+    let text =
+        std::fs::read_to_string(path).map_err(|source| TokenError::File { path: path.to_owned(), source })?;
     Ok(SecretString::from(text.trim().to_owned()))
 }
 
@@ -108,9 +108,8 @@ async fn attribute(host: &str) -> Result<SecretString, String> {
     let address = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
     let failed = |error: &dyn std::fmt::Display| format!("{host}: {error}");
     let stream = TcpStream::connect(&address).await.map_err(|error| failed(&error))?;
-    let (mut sender, connection) = http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
-        .await
-        .map_err(|error| failed(&error))?;
+    let (mut sender, connection) =
+        http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
     let connection = tokio::spawn(connection);
     let request = Request::get(ATTRIBUTE)
         .header(header::HOST, host)
@@ -160,7 +159,8 @@ mod tests {
     #[tokio::test]
     async fn the_metadata_attribute_is_the_token() {
         let (token, asked) =
-            metadata("HTTP/1.1 200 OK\r\nMetadata-Flavor: Google\r\nContent-Length: 10\r\n\r\nsecret-123").await;
+            metadata("HTTP/1.1 200 OK\r\nMetadata-Flavor: Google\r\nContent-Length: 10\r\n\r\nsecret-123")
+                .await;
         assert_eq!(token.obtain().await.unwrap().expose_secret(), "secret-123");
         let asked = asked.await.unwrap();
         assert!(asked.starts_with("get /computemetadata/v1/instance/attributes/agent-token "), "{asked}");

@@ -46,7 +46,8 @@ pub(super) struct Peer(IpAddr);
 
 impl Peer {
     pub(super) fn of(request: &Request) -> Self {
-        let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
+        let address =
+            request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
         Self(address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).to_canonical())
     }
 }

@@ -89,7 +89,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Seat {
         let Path(path) = Path::<SeatPath>::from_request_parts(parts, state)
             .await
             .map_err(|_| Failure::invalid("The path is not UTF-8."))?;
-        let workshop = path.workshop.parse().map_err(|error| Failure::invalid(format!("workshop: {error}")))?;
+        let workshop =
+            path.workshop.parse().map_err(|error| Failure::invalid(format!("workshop: {error}")))?;
         let seat = path.seat.parse().map_err(|error| Failure::invalid(format!("seat: {error}")))?;
         Ok(Self(SeatKey { workshop, seat }))
     }

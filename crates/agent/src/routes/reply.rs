@@ -105,10 +105,11 @@ pub(super) enum Refused {
     /// `too_many_attempts`
     #[response(status = 429)]
     TooManyAttempts(#[to_schema] AgentErrorBody),
-    /// `internal`, `vm_failed`
+    /// `internal`, `vm_failed`, `vmm_exited`, `vmm_refused`, `network_refused`
     #[response(status = 500)]
     Failed(#[to_schema] AgentErrorBody),
-    /// `unavailable`, `at_capacity`, `draining`
+    /// `unavailable`, `at_capacity`, `draining`, `kernel_not_found`, `kernel_unusable`, `vmm_unusable`,
+    /// `host_unsuitable`, `network_conflict`
     #[response(status = 503)]
     Unavailable(#[to_schema] AgentErrorBody),
 }
@@ -141,9 +142,12 @@ pub(super) enum BodyRefused {
 #[derive(IntoResponses)]
 #[allow(dead_code, reason = "only its description is used")]
 pub(super) enum MakeRefused {
-    /// `image_not_found`
+    /// `image_not_found`, `rootfs_unusable`
     #[response(status = 422)]
     ImageNotFound(#[to_schema] AgentErrorBody),
+    /// `vmm_silent`
+    #[response(status = 504)]
+    Silent(#[to_schema] AgentErrorBody),
     /// `no_space`
     #[response(status = 507)]
     NoSpace(#[to_schema] AgentErrorBody),

@@ -7,9 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use clarateach_api::agent::{
-    DesiredVm, NewVm, ReasonView, VmLogs, VmView, VmsBody, WatchBody,
-};
+use clarateach_api::agent::{DesiredVm, NewVm, ReasonView, VmDetails, VmLogs, VmView, VmsBody, WatchBody};
 use clarateach_ids::{Generation, SeatKey, WorkshopId};
 use clarateach_runtime::{Environment, EnvironmentState};
 use serde::Deserialize;
@@ -28,7 +26,16 @@ const WATCH: Duration = Duration::from_secs(30);
 /// How much of the console is shown with a VM that is not well, in bytes.
 const CONSOLE_TAIL: usize = 4096;
 
-fn view(vm: Environment) -> VmView {
+fn view(app: &App, vm: Environment) -> VmView {
+    let details = app.host.details(&vm.key);
+    let details = details.map(|details| VmDetails {
+        image: details.image.0,
+        vcpus: details.vcpus,
+        memory_mb: details.memory_mb,
+        disk_mb: details.disk_mb,
+        created_at: details.created_at,
+        not_after: details.not_after,
+    });
     VmView {
         workshop_id: vm.key.workshop,
         seat_id: vm.key.seat,
@@ -38,6 +45,7 @@ fn view(vm: Environment) -> VmView {
         reason: vm.reason.map(|reason| ReasonView { code: reason.code, message: reason.message }),
         handle: vm.handle,
         console: None,
+        details,
     }
 }
 
@@ -68,7 +76,7 @@ pub(super) async fn list(
     let mut vms = app.host.runtime().observe().await?;
     vms.retain(|vm| query.workshop_id.as_ref().is_none_or(|wanted| vm.key.workshop == *wanted));
     vms.sort_by(|a, b| (&a.key, a.generation).cmp(&(&b.key, b.generation)));
-    Ok(Json(VmsBody { vms: vms.into_iter().map(view).collect() }))
+    Ok(Json(VmsBody { vms: vms.into_iter().map(|vm| view(&app, vm)).collect() }))
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, utoipa::ToSchema)]
@@ -101,11 +109,11 @@ pub(super) async fn create(
     if !(1..=READY_WITHIN_AT_MOST).contains(&patience) {
         return Err(Failure::invalid("query: timeout takes a number of seconds from 1 to 300"));
     }
-    let (wanted, generation) = wish::new_vm(wanted, app.host.default_image())?;
+    let asked = wish::new_vm(wanted, app.host.default_image())?;
     let began = Instant::now();
     let work = {
         let app = Arc::clone(&app);
-        async move { app.create(wanted, generation).await }
+        async move { app.create(asked.seat, asked.generation, asked.readiness).await }
     };
     let made = to_the_end(&app, work).await;
     let outcome = match &made {
@@ -128,7 +136,7 @@ async fn shown(app: &App, vm: Environment) -> VmView {
         EnvironmentState::Unresponsive | EnvironmentState::Stopped | EnvironmentState::Failed
     );
     let key = vm.key.clone();
-    let mut view = view(vm);
+    let mut view = view(app, vm);
     if not_well && let Ok(log) = app.host.runtime().logs(&key).await {
         let from = log.ceil_char_boundary(log.len().saturating_sub(CONSOLE_TAIL));
         view.console = Some(log[from..].to_owned());

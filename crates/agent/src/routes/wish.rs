@@ -5,12 +5,13 @@ use std::ops::RangeInclusive;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use clarateach_api::agent::{DesiredVm, EgressView, NewVm};
+use clarateach_api::agent::{DesiredVm, EgressView, NewVm, ReadinessView};
 use clarateach_ids::{Generation, SeatKey};
 use clarateach_runtime::{DesiredSeat, Egress, ImageRef};
 use secrecy::SecretString;
 
 use super::reply::Failure;
+use crate::config::Readiness;
 use crate::error::AgentError;
 
 /// What a VM has unless told otherwise.
@@ -74,6 +75,13 @@ fn egress(view: EgressView) -> Egress {
     }
 }
 
+fn readiness(view: ReadinessView) -> Readiness {
+    match view {
+        ReadinessView::Health => Readiness::Health,
+        ReadinessView::Ping => Readiness::Ping,
+    }
+}
+
 fn generation(given: Generation) -> Result<Generation, Failure> {
     // JSON numbers are exact only up to here.
     if (1..=1 << 53).contains(&given.0) {
@@ -87,8 +95,17 @@ const CPUS_RANGE: RangeInclusive<u32> = 1..=32;
 const MEMORY_RANGE: RangeInclusive<u32> = 64..=1_048_576;
 const DISK_RANGE: RangeInclusive<u32> = 16..=16_777_216;
 
-/// What `POST /vms` asks for, and the generation if it names one.
-pub(super) fn new_vm(wish: NewVm, default: ImageRef) -> Result<(DesiredSeat, Option<Generation>), Failure> {
+/// What `POST /vms` asks for.
+pub(super) struct Asked {
+    pub(super) seat: DesiredSeat,
+    /// Which make, if it says.
+    pub(super) generation: Option<Generation>,
+    /// How it is found ready, if it says.
+    pub(super) readiness: Option<Readiness>,
+}
+
+/// What `POST /vms` asks for; `default` is the image of those who name none.
+pub(super) fn new_vm(wish: NewVm, default: ImageRef) -> Result<Asked, Failure> {
     let asked = wish.generation.map(generation).transpose()?;
     let seat = DesiredSeat {
         key: SeatKey { workshop: wish.workshop_id, seat: wish.seat_id },
@@ -102,7 +119,7 @@ pub(super) fn new_vm(wish: NewVm, default: ImageRef) -> Result<(DesiredSeat, Opt
         egress: egress(wish.egress.unwrap_or_default()),
         not_after: wish.not_after,
     };
-    Ok((seat, asked))
+    Ok(Asked { seat, generation: asked, readiness: wish.readiness.map(readiness) })
 }
 
 /// What `PUT /vms/{workshop}/{seat}` asks for.

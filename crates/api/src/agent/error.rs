@@ -58,10 +58,53 @@ error_codes! {
     AtCapacity = 503,
     /// The worker takes no new VMs.
     Draining = 503,
-    /// This host can't run VMs now (no KVM, no kernel, no network); the message says what to do.
+    /// What is needed does not answer now; try again.
     Unavailable = 503,
+    /// The image is damaged or no ext4 file system; make it again with rootfs-builder.
+    RootfsUnusable = 422,
+    /// There is no guest kernel on this worker.
+    KernelNotFound = 503,
+    /// The guest kernel is damaged or no ELF vmlinux.
+    KernelUnusable = 503,
+    /// The VMM's binary is missing or of another version than this agent knows.
+    VmmUnusable = 503,
+    /// This host can't run VMs with this VMM: no KVM, say.
+    HostUnsuitable = 503,
+    /// Something else on this host has the bridge's name or address.
+    NetworkConflict = 503,
+    /// The kernel or nft refused what a VM needs of the network.
+    NetworkRefused = 500,
+    /// The VMM ended before the guest was started.
+    VmmExited = 500,
+    /// The VMM refused what it was told.
+    VmmRefused = 500,
+    /// The VMM did not answer in time.
+    VmmSilent = 504,
     /// The host's disk is full.
     NoSpace = 507,
+}
+
+impl AgentErrorCode {
+    /// The code for a VM that could not be made for a reason with this code; [`Self::VmFailed`] for any other.
+    #[must_use]
+    pub fn of_reason(code: &str) -> Self {
+        match code {
+            "NO_SPACE" => Self::NoSpace,
+            "IMAGE_NOT_FOUND" => Self::ImageNotFound,
+            "ROOTFS_UNUSABLE" => Self::RootfsUnusable,
+            "KERNEL_NOT_FOUND" => Self::KernelNotFound,
+            "KERNEL_UNUSABLE" => Self::KernelUnusable,
+            "VMM_UNUSABLE" => Self::VmmUnusable,
+            "VMM_EXITED" => Self::VmmExited,
+            "VMM_REFUSED" => Self::VmmRefused,
+            "VMM_SILENT" => Self::VmmSilent,
+            "HOST_UNSUITABLE" => Self::HostUnsuitable,
+            "NETWORK_CONFLICT" => Self::NetworkConflict,
+            "NETWORK_REFUSED" => Self::NetworkRefused,
+            "RUNTIME_UNAVAILABLE" => Self::Unavailable,
+            _ => Self::VmFailed,
+        }
+    }
 }
 
 /// Code and sentence.

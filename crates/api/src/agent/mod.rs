@@ -9,7 +9,9 @@ mod worker;
 
 pub use error::{AgentErrorBody, AgentErrorCode, AgentErrorDetail};
 pub use keys::{PublicKeyView, Revocations, RevokedSession, SeatKeys};
-pub use vm::{DesiredVm, EgressView, NewVm, ReasonView, VmLogs, VmView, VmsBody, WatchBody};
+pub use vm::{
+    DesiredVm, EgressView, NewVm, ReadinessView, ReasonView, VmDetails, VmLogs, VmView, VmsBody, WatchBody,
+};
 pub use worker::{
     BridgeView, Drain, DrainBody, HostView, ImageBody, ImageView, ImagesBody, MemoryView, PrepareImage,
     PrepareStep, VmmView, WorkerHealth, WorkerInfo,

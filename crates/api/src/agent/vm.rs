@@ -19,6 +19,16 @@ pub enum EgressView {
     None,
 }
 
+/// When a VM is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReadinessView {
+    /// When its workspace answers.
+    Health,
+    /// When it answers a ping: for guests without a workspace.
+    Ping,
+}
+
 /// `POST /vms`.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -63,6 +73,9 @@ pub struct NewVm {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub not_after: Option<Timestamp>,
+    /// How it is found ready; the worker's own way unless told otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness: Option<ReadinessView>,
 }
 
 impl fmt::Debug for NewVm {
@@ -126,6 +139,25 @@ pub struct ReasonView {
     pub message: String,
 }
 
+/// What a VM is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmDetails {
+    /// The image it was made from.
+    pub image: String,
+    /// Processors.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub memory_mb: u32,
+    /// Disk in MiB.
+    pub disk_mb: u32,
+    /// When it was asked for.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// When the worker ends it by itself.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub not_after: Option<Timestamp>,
+}
+
 /// A VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VmView {
@@ -149,6 +181,9 @@ pub struct VmView {
     /// The end of what its console printed; only when one VM is asked for and is not well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub console: Option<String>,
+    /// What it is made of.
+    #[serde(default, flatten, skip_serializing_if = "Option::is_none")]
+    pub details: Option<VmDetails>,
 }
 
 /// `{"vms":[…]}`.
