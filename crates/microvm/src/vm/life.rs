@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use clarateach_runtime::Reason;
+use clarateach_runtime::{EnvironmentState, Reason};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -146,6 +146,7 @@ async fn start(
     phase(host, record)?;
     host.board.publish(&record.key(), |vm, shown| {
         *shown = Phase::Booting;
+        vm.state = EnvironmentState::Starting;
         vm.pid = Some(pid);
         vm.started = true;
         vm.restored = restored;

@@ -208,7 +208,12 @@ impl Seat {
         self.host.refresh(&mut record);
         write_down(&host, &record).await?;
         self.host.board.set_secret(&self.key, wish.desired.secret);
-        self.host.board.publish(&self.key, |vm, _| vm.not_after = wish.desired.not_after);
+        self.host.board.publish(&self.key, |vm, phase| {
+            *phase = Phase::Restarting;
+            vm.state = EnvironmentState::Starting;
+            vm.reason = None;
+            vm.not_after = wish.desired.not_after;
+        });
         self.live(record, Begin::Again);
         Ok(())
     }
