@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clarateach_ids::MacAddr;
-use clarateach_runtime::{EnvironmentState, Generations, RuntimeError};
+use clarateach_runtime::{Egress, EnvironmentState, Generations, RuntimeError};
 use jiff::Timestamp;
 use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +44,8 @@ pub(crate) struct Host {
     /// This process ends its work; what runs goes on running.
     pub(crate) closing: CancellationToken,
     pub(crate) lock: Lock,
+    /// Read while a VM without egress is attached; written while left-overs in the firewall are removed.
+    pub(crate) closed_egress: tokio::sync::RwLock<()>,
     /// Held while the initramfs is built.
     pub(crate) building: tokio::sync::Mutex<()>,
 }
@@ -163,12 +166,7 @@ impl Host {
         let seat = u32::from(desired.key.seat);
         let slot = self.board.reserve(&desired.key, desired.secret.clone(), |taken| {
             let address = self.slots.choose(seat, taken)?;
-            let slot = Slot {
-                address,
-                tap: tap_name(&config.owner, address),
-                mac: MacAddr::of_ipv4(address),
-                egress: desired.egress,
-            };
+            let slot = self.slot(address, desired.egress);
             let vm = Vm {
                 key: desired.key.clone(),
                 generation: desired.generation,
@@ -232,10 +230,16 @@ impl Host {
         })
     }
 
+    /// The place of a VM with this address.
+    pub(crate) fn slot(&self, address: Ipv4Addr, egress: Egress) -> Slot {
+        let tap = tap_name(&self.config.owner, address);
+        Slot { address, tap, mac: MacAddr::of_ipv4(address), egress }
+    }
+
     /// For kernels that configure themselves, see Documentation/admin-guide/nfs/nfsroot.rst in Linux.
     fn ping_kernel_args(&self, slot: &Slot) -> String {
         let (gateway, prefix) = self.network.gateway();
-        let mask = std::net::Ipv4Addr::from(u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0));
+        let mask = Ipv4Addr::from(u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0));
         format!("root=/dev/vda ro ip={}::{gateway}:{mask}::eth0:off", slot.address)
     }
 }

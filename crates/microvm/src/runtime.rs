@@ -132,12 +132,14 @@ impl MicroVmRuntime {
             draining: AtomicBool::new(false),
             closing: CancellationToken::new(),
             lock,
+            closed_egress: tokio::sync::RwLock::default(),
             building: tokio::sync::Mutex::default(),
             config,
         });
         adopt::adopt(&host, opened.records);
+        let strays = sweep::mark(&host).await;
         let closing = host.closing.clone();
-        let (deadlines, left_overs) = (end_on_time(Arc::downgrade(&host)), sweep::sweep(host.clone()));
+        let (deadlines, left_overs) = (end_on_time(Arc::downgrade(&host)), sweep::sweep(host.clone(), strays));
         tokio::spawn(async move {
             tokio::select! {
                 () = closing.cancelled() => {}

@@ -5,17 +5,51 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use clarateach_runtime::Egress;
 
 use crate::disk;
 use crate::host::Host;
 use crate::journal::{Event, Record};
+use crate::net::{Slot, Subnet};
 use crate::vm::undo;
 use crate::vmm::VmSpec;
 
+/// Taps that were there before this process and belong to no VM.
+#[derive(Debug, Default)]
+pub(crate) struct StrayTaps {
+    /// Those of addresses that VMs here may get. Out of use until they are gone.
+    reserved: Vec<Slot>,
+}
+
+/// Finds stray taps and takes their addresses out of use, so that no new VM meets one.
+pub(crate) async fn mark(host: &Host) -> StrayTaps {
+    let taps: HashSet<String> = match host.network.taps().await {
+        Ok(taps) => taps.into_iter().collect(),
+        Err(error) => {
+            tracing::warn!(%error, "the taps on this host could not be listed");
+            return StrayTaps::default();
+        }
+    };
+    let own: HashSet<String> = host.board.slots().into_iter().map(|slot| slot.tap).collect();
+    let mut strays: HashSet<&String> = taps.difference(&own).collect();
+    let mut reserved = Vec::new();
+    if !strays.is_empty() {
+        for address in host.pool() {
+            let slot = host.slot(address, Egress::Internet);
+            if strays.remove(&slot.tap) && host.board.begin_sweep(address) {
+                reserved.push(slot);
+            }
+        }
+    }
+    StrayTaps { reserved }
+}
+
 /// Removes everything of ours that no record speaks of.
-pub(crate) async fn sweep(host: Arc<Host>) {
+pub(crate) async fn sweep(host: Arc<Host>, taps: StrayTaps) {
     let strangers = {
         let host = host.clone();
         // Reading /proc and long directories blocks.
@@ -31,9 +65,10 @@ pub(crate) async fn sweep(host: Arc<Host>) {
         }
     }
     host.images.sweep();
-    let taps = sweep_network(&host).await;
-    if count > 0 || taps > 0 {
-        tracing::info!(vms = count, taps, "left-overs were removed");
+    // Last: a VMM that still ran had its tap in use.
+    let removed = sweep_taps(&host, taps).await;
+    if count > 0 || removed > 0 {
+        tracing::info!(vms = count, taps = removed, "left-overs were removed");
     }
 }
 
@@ -91,17 +126,44 @@ async fn remove(directory: &Path) -> std::io::Result<()> {
     tokio::task::spawn_blocking(move || disk::remove(&directory)).await?
 }
 
-async fn sweep_network(host: &Host) -> usize {
-    match host.network.sweep(&host.board.slots()).await {
-        Ok(count) => count,
+async fn sweep_taps(host: &Host, taps: StrayTaps) -> usize {
+    let mut removed = 0;
+    for slot in taps.reserved {
+        match host.network.detach(&slot).await {
+            Ok(()) => removed += 1,
+            // Its address is used again all the same: an attach mends what it finds.
+            Err(error) => tracing::warn!(tap = slot.tap, %error, "a left-over tap could not be removed"),
+        }
+        host.board.end_sweep(slot.address);
+    }
+    // What the firewall says of addresses without a VM is settled too. Meanwhile no VM is made that must not reach the
+    // internet: what is said of it in the firewall could be taken for a left-over.
+    let _turn = host.closed_egress.write().await;
+    match host.network.sweep(&host.keep()).await {
+        Ok(count) => removed + count,
         Err(error) => {
             tracing::warn!(%error, "left-over taps could not be removed");
-            0
+            removed
         }
     }
 }
 
 impl Host {
+    /// The addresses that VMs can have here.
+    fn pool(&self) -> Vec<Ipv4Addr> {
+        let (gateway, prefix) = self.network.gateway();
+        Subnet::new(gateway, prefix).map(|subnet| subnet.pool().collect()).unwrap_or_default()
+    }
+
+    /// The slots that a sweep must leave alone: those of VMs, and of all that may come while it goes on.
+    fn keep(&self) -> Vec<Slot> {
+        let mut keep = self.board.slots();
+        let own: HashSet<Ipv4Addr> = keep.iter().map(|slot| slot.address).collect();
+        let free = self.pool().into_iter().filter(|address| !own.contains(address));
+        keep.extend(free.map(|address| self.slot(address, Egress::Internet)));
+        keep
+    }
+
     /// The names of all VMs that somebody speaks of.
     pub(crate) fn known_instances(&self) -> HashSet<String> {
         let mut known = self.board.instances();

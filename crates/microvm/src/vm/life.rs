@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use clarateach_runtime::{EnvironmentState, Reason};
+use clarateach_runtime::{Egress, EnvironmentState, Reason};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -179,7 +179,13 @@ async fn prepare(host: &Arc<Host>, record: &Record, begin: Begin) -> Result<Star
     }
     host.times.disk.note(began.elapsed());
     let began = Instant::now();
-    host.network.attach(&record.slot).await?;
+    {
+        let _turn = match record.slot.egress {
+            Egress::Internet => None,
+            Egress::None => Some(host.closed_egress.read().await),
+        };
+        host.network.attach(&record.slot).await?;
+    }
     if record.readiness == Readiness::Ping {
         // Such a guest configures itself while it boots.
         host.network.open(&record.slot).await?;
