@@ -139,7 +139,8 @@ impl MicroVmRuntime {
         adopt::adopt(&host, opened.records);
         let strays = sweep::mark(&host).await;
         let closing = host.closing.clone();
-        let (deadlines, left_overs) = (end_on_time(Arc::downgrade(&host)), sweep::sweep(host.clone(), strays));
+        let (deadlines, left_overs) =
+            (end_on_time(Arc::downgrade(&host)), sweep::sweep(host.clone(), strays));
         tokio::spawn(async move {
             tokio::select! {
                 () = closing.cancelled() => {}

@@ -117,7 +117,9 @@ impl World {
         let guests = lock(&self.guests);
         let running = guests.iter().filter(|(_, guest)| !ended(&guest.process));
         let mut left: Vec<String> = running.map(|(name, _)| format!("VMM {name}")).collect();
-        left.extend(lock(&self.taps).keys().filter(|name| *name != FOREIGN).map(|name| format!("tap {name}")));
+        left.extend(
+            lock(&self.taps).keys().filter(|name| *name != FOREIGN).map(|name| format!("tap {name}")),
+        );
         left
     }
 
@@ -155,7 +157,12 @@ impl World {
         Ok(process)
     }
 
-    async fn start_somehow(&self, spec: &VmSpec, spawned: OnSpawn<'_>, how: &str) -> Result<VmProcess, VmmError> {
+    async fn start_somehow(
+        &self,
+        spec: &VmSpec,
+        spawned: OnSpawn<'_>,
+        how: &str,
+    ) -> Result<VmProcess, VmmError> {
         let faults = self.faults();
         let instance = spec.instance.clone();
         if faults.slow_start > Duration::ZERO {
@@ -265,7 +272,12 @@ impl Vmm for World {
         self.start_somehow(spec, spawned, "boot").await
     }
 
-    async fn restore(&self, snapshot: &Snapshot, spec: &VmSpec, spawned: OnSpawn<'_>) -> Result<VmProcess, VmmError> {
+    async fn restore(
+        &self,
+        snapshot: &Snapshot,
+        spec: &VmSpec,
+        spawned: OnSpawn<'_>,
+    ) -> Result<VmProcess, VmmError> {
         assert!(snapshot.dir.join("memory").is_file(), "the snapshot is there");
         if self.faults().refuse_restore {
             let (call, message) = ("restore".to_owned(), "told to refuse".to_owned());
@@ -394,7 +406,8 @@ impl Network for World {
         };
         let socket = tap.and_then(|tap| {
             let guests = lock(&self.guests);
-            let mut wired = guests.values().filter(|guest| guest.spec.nic.as_ref().is_some_and(|nic| nic.tap == tap));
+            let mut wired =
+                guests.values().filter(|guest| guest.spec.nic.as_ref().is_some_and(|nic| nic.tap == tap));
             wired.next().map(|guest| guest.spec.run_dir.join("workspace"))
         });
         let socket = socket.ok_or(io::ErrorKind::HostUnreachable)?;

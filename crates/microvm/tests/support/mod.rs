@@ -98,7 +98,8 @@ impl Harness for Installation {
         for directory in [&self.config.state_dir, &self.config.socket_dir] {
             std::fs::create_dir_all(directory).expect("a directory");
         }
-        std::fs::create_dir_all(self.config.state_dir.join("vms/vm-00000000-aaaaaaaaaaaa")).expect("a directory");
+        std::fs::create_dir_all(self.config.state_dir.join("vms/vm-00000000-aaaaaaaaaaaa"))
+            .expect("a directory");
         std::fs::write(self.config.socket_dir.join("somebody-else"), b"x").expect("a file");
     }
 
@@ -112,7 +113,8 @@ impl Harness for Installation {
     }
 
     async fn leftovers(&self) -> Vec<String> {
-        let foreign = |left: &String| left.contains("vm-00000000-aaaaaaaaaaaa") || left.contains("somebody-else");
+        let foreign =
+            |left: &String| left.contains("vm-00000000-aaaaaaaaaaaa") || left.contains("somebody-else");
         Installation::leftovers(self).into_iter().filter(|left| !foreign(left)).collect()
     }
 }
