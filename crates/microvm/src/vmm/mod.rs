@@ -4,6 +4,16 @@
 //! [`VmSpec`] (which the journal keeps), its [`VmProcess`], and the sockets in [`VmSpec::run_dir`]. So a new agent process
 //! takes over what an earlier one has started by calling the same methods with what the journal holds.
 
+mod cgroup;
+mod console;
+mod ending;
+mod pidfd;
+mod preflight;
+mod process;
+pub mod qemu;
+mod spawn;
+mod staging;
+
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;

@@ -1,0 +1,85 @@
+//! What these tests make of the host they run on, and what they look for on it afterwards.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use clarateach_microvm::vmm::VmSpec;
+
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Runs a test in a network namespace of its own, on a thread of its own; everything that the test spawns is in it too.
+pub(crate) fn in_own_network<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    let run = move || {
+        if is_root() {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            ip("link set lo up");
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(test());
+    };
+    std::thread::spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+pub(crate) fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A tap with the host's side of a guest's network on it.
+pub(crate) fn tap(name: &str, address: &str) {
+    ip(&format!("tuntap add dev {name} mode tap"));
+    ip(&format!("addr add {address}/24 dev {name}"));
+    ip(&format!("link set {name} up"));
+}
+
+/// Whether the address answers one echo request within a second.
+pub(crate) fn pings(address: &str) -> bool {
+    let output = Command::new("ping").args(["-c1", "-W1", "-n", address]).output();
+    output.expect("ping is installed").status.success()
+}
+
+/// A name that no other test and no other run on this host has.
+pub(crate) fn instance(what: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("ct-{what}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Everything that is left of a VM: processes, control groups, mounts, files in its run directory.
+pub(crate) fn left_of(spec: &VmSpec) -> Vec<String> {
+    let mut left = clarateach_testkit::leaks::processes(&spec.instance);
+    left.extend(groups(&spec.instance).iter().map(|group| format!("group {}", group.display())));
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    left.extend(mounts.lines().filter(|line| line.contains(&spec.instance)).map(|line| format!("mount {line}")));
+    left.extend(clarateach_testkit::leaks::files(&spec.run_dir));
+    left
+}
+
+/// Control groups with this name, in whatever hierarchy.
+pub(crate) fn groups(instance: &str) -> Vec<PathBuf> {
+    let roots = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
+    let roots = roots.chain([PathBuf::from("/sys/fs/cgroup")]);
+    roots.map(|root| root.join("clarateach").join(instance)).filter(|group| group.exists()).collect()
+}
+
+/// Bytes that a file takes on disk.
+pub(crate) fn allocated(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path).map_or(0, |meta| meta.blocks() * 512)
+}
+
+/// The children of this process that have ended and were not reaped.
+pub(crate) fn zombies() -> Vec<String> {
+    let own = std::process::id().to_string();
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let stats = entries.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
+    stats
+        .filter(|stat| {
+            let mut fields = stat[stat.rfind(')').unwrap() + 2..].split(' ');
+            fields.next() == Some("Z") && fields.next() == Some(&own)
+        })
+        .collect()
+}

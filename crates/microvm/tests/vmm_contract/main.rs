@@ -1,0 +1,15 @@
+//! The contract of `Vmm`, told once and held against every driver: the Firecracker double everywhere, QEMU where it and a
+//! kernel for it are installed, and a real Firecracker where there is one, a KVM and a kernel.
+//!
+//! | variable | what it names |
+//! |---|---|
+//! | `CLARATEACH_TEST_IMAGES` | directory of `vmlinux` and `modules/` for QEMU guests, as `scripts/setup-qemu-kernel.sh` makes it |
+//! | `FIRECRACKER_BIN` | a real Firecracker; else the one in PATH |
+//! | `CLARATEACH_TEST_FC_KERNEL` | a kernel for it that answers ping at its `ip=` without user space |
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod guest;
+mod host;
+mod qemu;
+mod story;
