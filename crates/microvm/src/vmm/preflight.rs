@@ -18,7 +18,10 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) fn check(spec: &VmSpec, sockets: &[PathBuf]) -> Result<(), VmmError> {
     let named = !spec.instance.is_empty()
         && spec.instance.len() <= 40
-        && spec.instance.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        && spec
+            .instance
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
     if !named {
         return Err(invalid("name", &spec.instance, "1 to 40 characters of a-z, 0-9 and - are a name"));
     }
@@ -42,7 +45,9 @@ fn kernel(path: &Path) -> Result<(), VmmError> {
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
     match read {
         Ok(()) if magic == *b"\x7fELF" => Ok(()),
-        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(io_error("open the kernel", path, error)),
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
+            Err(io_error("open the kernel", path, error))
+        }
         _ => Err(io_error(
             "read the kernel",
             path,

@@ -97,7 +97,9 @@ pub(super) fn open(process: &VmProcess) -> io::Result<Option<OwnedFd>> {
     };
     // Read after the pidfd was opened: if it matches, the pidfd is that of the process that was meant.
     match Stat::read(process.pid) {
-        Some(stat) if stat.start_ticks == process.start_ticks && boot_id().as_ref() == Some(&process.boot_id) => {
+        Some(stat)
+            if stat.start_ticks == process.start_ticks && boot_id().as_ref() == Some(&process.boot_id) =>
+        {
             Ok(Some(pidfd))
         }
         _ => Ok(None),
@@ -176,8 +178,10 @@ mod tests {
     }
 
     #[tokio::test]
+    #[allow(clippy::zombie_processes)] // What is tested here reaps it.
     async fn a_child_that_ended_is_reaped_and_does_not_run() {
-        let child = std::process::Command::new("sh").args(["-c", "exit 3", "--id", "ct-proc-1"]).spawn().unwrap();
+        let child =
+            std::process::Command::new("sh").args(["-c", "exit 3", "--id", "ct-proc-1"]).spawn().unwrap();
         let pid = child.id().cast_signed();
         let stat = Stat::read(pid).unwrap();
         let process = VmProcess { pid, start_ticks: stat.start_ticks, boot_id: boot_id().unwrap() };
@@ -189,12 +193,20 @@ mod tests {
     }
 
     #[tokio::test]
+    #[allow(clippy::zombie_processes)] // What is tested here reaps it.
     async fn processes_are_found_by_the_argument_after_the_flag() {
         let mut command = std::process::Command::new("sh");
         let script = "read line; exit";
-        let mut child =
-            command.args(["-c", script, "--id", "ct-proc-scan"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
-        let found = scan("--id", "ct-proc-scan");
+        let mut child = command
+            .args(["-c", script, "--id", "ct-proc-scan"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        // With posix_spawn, spawn may return before the new command line is there.
+        let found = clarateach_testkit::wait_for("the process", Duration::from_secs(5), async || {
+            Some(scan("--id", "ct-proc-scan")).filter(|found| !found.is_empty())
+        });
+        let found = found.await;
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].pid, child.id().cast_signed());
         assert!(scan("-name", "ct-proc-scan").is_empty());

@@ -58,8 +58,10 @@ pub(super) struct Spawned {
 impl Launch {
     /// Starts it, reports its pid to `spawned`, and watches it from now on, so that it never stays as a zombie.
     pub(super) fn start(self, spec: &VmSpec, spawned: OnSpawn<'_>) -> Result<Spawned, VmmError> {
-        let failed = |operation, path: &Path, source| VmmError::Io { operation, path: path.to_owned(), source };
-        let output = console::open(&spec.console).map_err(|e| failed("open the console", &spec.console, e))?;
+        let failed =
+            |operation, path: &Path, source| VmmError::Io { operation, path: path.to_owned(), source };
+        let output =
+            console::open(&spec.console).map_err(|e| failed("open the console", &spec.console, e))?;
         let errors = output.try_clone().map_err(|e| failed("open the console", &spec.console, e))?;
         let console_from = output.metadata().map_or(0, |meta| meta.len());
 

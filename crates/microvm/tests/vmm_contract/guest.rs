@@ -26,7 +26,8 @@ pub(crate) struct Guest {
 impl Guest {
     /// Builds the initramfs into `dir`; or says what is missing.
     pub(crate) fn build(dir: &Path) -> Result<Self, String> {
-        let images = std::env::var_os("CLARATEACH_TEST_IMAGES").unwrap_or_else(|| "/var/lib/clarateach/images".into());
+        let images =
+            std::env::var_os("CLARATEACH_TEST_IMAGES").unwrap_or_else(|| "/var/lib/clarateach/images".into());
         let images = PathBuf::from(images);
         let kernel = images.join("vmlinux");
         if !kernel.exists() {
@@ -36,7 +37,14 @@ impl Guest {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vmm_contract/guest_init.rs");
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         let built = Command::new(rustc)
-            .args(["--edition=2024", "-O", "-Ctarget-feature=+crt-static", "-Cpanic=abort", "-Cstrip=symbols", "-o"])
+            .args([
+                "--edition=2024",
+                "-O",
+                "-Ctarget-feature=+crt-static",
+                "-Cpanic=abort",
+                "-Cstrip=symbols",
+                "-o",
+            ])
             .arg(&init)
             .arg(source)
             .output();

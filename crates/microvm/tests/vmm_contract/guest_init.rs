@@ -18,7 +18,8 @@ unsafe extern "C" {
 }
 
 const FINIT_MODULE: i64 = 313;
-const POWER_OFF: i32 = 0x4321_fedc;
+/// QEMU and Firecracker end when their guest restarts.
+const RESTART: i32 = 0x0123_4567;
 const SIOCSIFADDR: u64 = 0x8916;
 const SIOCSIFNETMASK: u64 = 0x891c;
 const SIOCSIFFLAGS: u64 = 0x8914;
@@ -74,7 +75,13 @@ fn main() {
             std::thread::park();
         }
     };
-    let port = OpenOptions::new().read(true).write(true).open(port.path()).unwrap();
+    // It can't be opened until the host has said what it is called.
+    let port = loop {
+        match OpenOptions::new().read(true).write(true).open(port.path()) {
+            Ok(port) => break port,
+            Err(_) => std::thread::sleep(std::time::Duration::from_millis(5)),
+        }
+    };
     let mut asked = 0;
     loop {
         // The port says end of file while no host is connected.
@@ -101,7 +108,7 @@ fn main() {
                 },
                 "shutdown" => {
                     writeln!(&port, "{{\"status\":\"ok\",\"state\":\"ending\"}}").unwrap();
-                    unsafe { reboot(POWER_OFF) };
+                    unsafe { reboot(RESTART) };
                 }
                 other => writeln!(&port, "{{\"status\":\"error\",\"message\":\"{other}\"}}").unwrap(),
             }

@@ -1,11 +1,15 @@
 //! What these tests make of the host they run on, and what they look for on it afterwards.
 
 use std::fs;
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use clarateach_microvm::vmm::VmSpec;
+use socket2::{Domain, Protocol, Socket, Type};
 
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
@@ -36,10 +40,33 @@ pub(crate) fn tap(name: &str, address: &str) {
     ip(&format!("link set {name} up"));
 }
 
-/// Whether the address answers one echo request within a second.
+/// Whether the address answers one echo request within a second. Needs root.
 pub(crate) fn pings(address: &str) -> bool {
-    let output = Command::new("ping").args(["-c1", "-W1", "-n", address]).output();
-    output.expect("ping is installed").status.success()
+    let address: Ipv4Addr = address.parse().unwrap();
+    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).unwrap();
+    let identifier = std::process::id().to_be_bytes();
+    let mut request = [8, 0, 0, 0, identifier[2], identifier[3], 0, 1];
+    let sum: u32 = request.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let check = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    request[2..4].copy_from_slice(&check.to_be_bytes());
+    if socket.send_to(&request, &SocketAddrV4::new(address, 0).into()).is_err() {
+        return false;
+    }
+    let deadline = Instant::now() + Duration::from_secs(1);
+    while let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        socket.set_read_timeout(Some(left)).unwrap();
+        let mut packet = [0_u8; 1500];
+        let Ok(length) = (&socket).read(&mut packet) else { return false };
+        let packet = &packet[..length];
+        let reply = packet.get(usize::from(packet[0] & 15) * 4..).unwrap_or_default();
+        if packet[12..16] == address.octets()
+            && reply.first() == Some(&0)
+            && reply.get(4..6) == Some(&request[4..6])
+        {
+            return true;
+        }
+    }
+    false
 }
 
 /// A name that no other test and no other run on this host has.
@@ -53,7 +80,9 @@ pub(crate) fn left_of(spec: &VmSpec) -> Vec<String> {
     let mut left = clarateach_testkit::leaks::processes(&spec.instance);
     left.extend(groups(&spec.instance).iter().map(|group| format!("group {}", group.display())));
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    left.extend(mounts.lines().filter(|line| line.contains(&spec.instance)).map(|line| format!("mount {line}")));
+    left.extend(
+        mounts.lines().filter(|line| line.contains(&spec.instance)).map(|line| format!("mount {line}")),
+    );
     left.extend(clarateach_testkit::leaks::files(&spec.run_dir));
     left
 }

@@ -41,7 +41,9 @@ impl Subject {
         let upper = self.dir.path().join(format!("{instance}.img"));
         fs::File::create(&upper).unwrap().set_len(4 << 20).unwrap();
         let drive = |id: &str, path: &Path, read_only| Drive { id: id.into(), path: path.into(), read_only };
-        let ip = nic.map_or_else(String::new, |(_, address)| format!(" ip={address}::10.9.0.1:255.255.255.0::eth0:off"));
+        let ip = nic.map_or_else(String::new, |(_, address)| {
+            format!(" ip={address}::10.9.0.1:255.255.255.0::eth0:off")
+        });
         VmSpec {
             console: self.dir.path().join(format!("{instance}.console")),
             run_dir,
@@ -77,7 +79,10 @@ impl Subject {
             }
             let words = console(spec);
             self.vmm.kill(spec, Some(&process)).await.unwrap();
-            assert!(attempt < 2 && self.patience > Duration::from_secs(5), "the guest never came up: {words}");
+            assert!(
+                attempt < 2 && self.patience > Duration::from_secs(5),
+                "the guest never came up: {words}"
+            );
         }
         unreachable!()
     }
@@ -121,11 +126,14 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 pub(crate) async fn a_life(subject: &Subject) {
     let spec = subject.spec("life", None);
     let mut journaled = None;
-    let started = subject.vmm.start(&spec, Box::new(|process| {
-        assert!(process.runs(), "it runs when it is reported");
-        journaled = Some(process.clone());
-        Ok(())
-    }));
+    let started = subject.vmm.start(
+        &spec,
+        Box::new(|process| {
+            assert!(process.runs(), "it runs when it is reported");
+            journaled = Some(process.clone());
+            Ok(())
+        }),
+    );
     let process = started.await.unwrap_or_else(|error| panic!("{}", chain(&error)));
     assert_eq!(journaled.as_ref(), Some(&process));
     subject.vmm.kill(&spec, Some(&process)).await.unwrap();
@@ -168,7 +176,10 @@ fn detached(spec: &VmSpec, process: &VmProcess) {
     if host::is_root() {
         let members = fs::read_to_string(proc.join("cgroup")).unwrap();
         let expected = format!("/clarateach/{}", spec.instance);
-        assert_eq!(members.lines().any(|line| line.ends_with(&expected)), !host::groups(&spec.instance).is_empty());
+        assert_eq!(
+            members.lines().any(|line| line.ends_with(&expected)),
+            !host::groups(&spec.instance).is_empty()
+        );
     }
 }
 
@@ -194,7 +205,13 @@ pub(crate) async fn given_up(subject: &Subject) {
     let spec = subject.spec("dropped", None);
     {
         let mut seen = false;
-        let mut start = subject.vmm.start(&spec, Box::new(|_| { seen = true; Ok(()) }));
+        let mut start = subject.vmm.start(
+            &spec,
+            Box::new(|_| {
+                seen = true;
+                Ok(())
+            }),
+        );
         // Polled until it waits for the VMM, then dropped.
         std::future::poll_fn(|context| {
             let _ = start.as_mut().poll(context);
@@ -269,7 +286,10 @@ pub(crate) async fn shuts_down(subject: &Subject) {
     let spec = subject.spec("down", None);
     let process = subject.boot(&spec).await;
     assert!(subject.say(&spec, r#"{"op":"shutdown"}"#).await.contains("ending"));
-    tokio::time::timeout(Duration::from_secs(20), subject.vmm.wait(&process)).await.expect("it ends").unwrap();
+    tokio::time::timeout(Duration::from_secs(20), subject.vmm.wait(&process))
+        .await
+        .expect("it ends")
+        .unwrap();
     assert!(!subject.vmm.is_alive(&spec, &process));
     subject.vmm.kill(&spec, Some(&process)).await.unwrap();
     subject.gone(&spec).await;
@@ -316,7 +336,8 @@ pub(crate) async fn snapshot_and_restore(subject: &Subject) {
     }
     let dir = subject.dir.path().join("snapshot");
     let began = Instant::now();
-    let snapshot = subject.vmm.snapshot(&parked, &process, &dir).await.unwrap_or_else(|e| panic!("{}", chain(&e)));
+    let snapshot =
+        subject.vmm.snapshot(&parked, &process, &dir).await.unwrap_or_else(|e| panic!("{}", chain(&e)));
     let took = began.elapsed();
     assert_eq!((&snapshot.dir, &snapshot.spec), (&dir, &parked));
     assert_eq!(snapshot.vmm_version, subject.vmm.version().await.unwrap());
@@ -339,7 +360,11 @@ pub(crate) async fn snapshot_and_restore(subject: &Subject) {
         let began = Instant::now();
         let restored = subject.vmm.restore(&snapshot, &spec, Box::new(|_| Ok(()))).await;
         let process = restored.unwrap_or_else(|error| panic!("{}", chain(&error)));
-        report(&format!("{:?}: snapshot {took:?}, {size} bytes; restore {:?}", subject.vmm.kind(), began.elapsed()));
+        report(&format!(
+            "{:?}: snapshot {took:?}, {size} bytes; restore {:?}",
+            subject.vmm.kind(),
+            began.elapsed()
+        ));
         clones.push((spec, process));
     }
     for (spec, process) in &clones {
@@ -352,7 +377,10 @@ pub(crate) async fn snapshot_and_restore(subject: &Subject) {
     }
     if subject.control {
         let written = subject.say(&clones[0].0, r#"{"op":"write"}"#).await;
-        assert_eq!(written, r#"{"upper":true,"base":false}"#, "the upper drive is its own and the base is nobody's");
+        assert_eq!(
+            written, r#"{"upper":true,"base":false}"#,
+            "the upper drive is its own and the base is nobody's"
+        );
         assert_eq!(fs::read(&clones[0].0.drives[1].path).unwrap()[..4], *b"UUUU");
         assert_eq!(fs::read(&clones[1].0.drives[1].path).unwrap()[..4], [0; 4]);
         assert_eq!(fs::read(&clones[0].0.drives[0].path).unwrap()[..4], [0; 4]);

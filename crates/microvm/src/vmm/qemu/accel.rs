@@ -49,11 +49,16 @@ pub(super) async fn choose(program: &Path, wish: Accel) -> Result<Chosen, VmmErr
         Accel::Auto => match kvm_opens() {
             Ok(()) if probe(program, Chosen::Kvm).await => Ok(Chosen::Kvm),
             Ok(()) => {
-                tracing::warn!("/dev/kvm opens but runs no guest, so QEMU emulates the processor (TCG), which is slow");
+                tracing::warn!(
+                    "/dev/kvm opens but runs no guest, so QEMU emulates the processor (TCG), which is slow"
+                );
                 Ok(Chosen::Tcg)
             }
             Err(error) => {
-                tracing::warn!("{}; until then QEMU emulates the processor (TCG), which is slow", kvm_advice(&error));
+                tracing::warn!(
+                    "{}; until then QEMU emulates the processor (TCG), which is slow",
+                    kvm_advice(&error)
+                );
                 Ok(Chosen::Tcg)
             }
         },
@@ -71,7 +76,9 @@ pub(crate) fn kvm_advice(error: &std::io::Error) -> String {
             "enable virtualisation in the firmware, or nested virtualisation if this host is itself a VM, and load \
              kvm_intel or kvm_amd"
         }
-        std::io::ErrorKind::PermissionDenied => "add this user to the group kvm (usermod -aG kvm USER) and log in again",
+        std::io::ErrorKind::PermissionDenied => {
+            "add this user to the group kvm (usermod -aG kvm USER) and log in again"
+        }
         _ => "see dmesg",
     };
     format!("/dev/kvm can't be used ({error}): {advice}")
@@ -153,7 +160,10 @@ mod tests {
     #[tokio::test]
     async fn the_probe_comes_to_its_end_where_guests_run() {
         let Ok(program) = preflight::program(Path::new("qemu-system-x86_64"), "") else {
-            return clarateach_testkit::skip("the_probe_comes_to_its_end_where_guests_run", "no qemu-system-x86_64");
+            return clarateach_testkit::skip(
+                "the_probe_comes_to_its_end_where_guests_run",
+                "no qemu-system-x86_64",
+            );
         };
         assert!(probe(&program, Chosen::Tcg).await);
         assert!(!probe(Path::new("/bin/false"), Chosen::Tcg).await);

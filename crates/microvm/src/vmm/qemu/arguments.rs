@@ -10,9 +10,9 @@ use super::accel::Chosen;
 use crate::vmm::{Drive, VmSpec};
 
 /// What the machine needs of a Linux guest; the caller's arguments come after it.
-const KERNEL_ARGUMENTS: &str = "console=ttyS0 reboot=t panic=1 pci=off i8042.noaux i8042.nokbd quiet";
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 reboot=t panic=1 i8042.noaux i8042.nokbd quiet";
 /// Under TCG the guest's clock and its processor run at unrelated speeds: calibrating the one by the other, and checking
-/// that the timer interrupt works, takes long and sometimes never ends.
+/// that the timer interrupt works, takes long and sometimes never ends. See [`super::tsc`].
 const TCG_KERNEL_ARGUMENTS: &str = "no_timer_check lpj=4000000 tsc=reliable";
 /// MiB of translated code that TCG keeps. Left alone it takes up to a gigabyte.
 const TCG_CACHE_MB: u32 = 128;
@@ -32,6 +32,8 @@ pub(super) struct Start {
     pub(super) incoming: bool,
     pub(super) accel: Chosen,
     pub(super) sandbox: bool,
+    /// Frequency of the counter that the guest sees, in kilohertz, where it can't find that out.
+    pub(super) tsc_khz: Option<u64>,
 }
 
 /// The QMP socket of a VM.
@@ -60,12 +62,12 @@ pub(super) fn command_line(spec: &VmSpec, start: &Start) -> Vec<OsString> {
     ]);
     match start.accel {
         Chosen::Kvm => line.add(["-accel", "kvm"]).add(["-cpu", "host"]),
-        Chosen::Tcg => line
-            .add(["-accel", &format!("tcg,thread=single,tb-size={TCG_CACHE_MB}")])
-            .add(["-cpu", "max"]),
+        Chosen::Tcg => {
+            line.add(["-accel", &format!("tcg,thread=single,tb-size={TCG_CACHE_MB}")]).add(["-cpu", "max"])
+        }
     };
     line.add(["-smp", &spec.vcpus.to_string()]).add(["-m", &format!("{}M", spec.memory_mb)]);
-    line.memory(spec, &start.memory).boot(spec, start.accel);
+    line.memory(spec, &start.memory).boot(spec, start);
     // Through the descriptor that QEMU was started with: the console is opened once, for appending, by whoever starts it.
     line.add(["-chardev", "file,id=console,path=/proc/self/fd/1,append=on"]);
     line.add(["-serial", "chardev:console"]);
@@ -129,14 +131,19 @@ impl Line {
         self.object("-object", &backend)
     }
 
-    fn boot(&mut self, spec: &VmSpec, accel: Chosen) -> &mut Self {
+    fn boot(&mut self, spec: &VmSpec, start: &Start) -> &mut Self {
         self.0.extend(["-kernel".into(), spec.kernel.clone().into()]);
         if let Some(initramfs) = &spec.initramfs {
             self.0.extend(["-initrd".into(), initramfs.clone().into()]);
         }
-        let for_accel = if accel == Chosen::Tcg { TCG_KERNEL_ARGUMENTS } else { "" };
-        let arguments = format!("{KERNEL_ARGUMENTS} {for_accel} {}", spec.kernel_args);
-        self.add(["-append", arguments.trim()])
+        let mut arguments = KERNEL_ARGUMENTS.to_owned();
+        if start.accel == Chosen::Tcg {
+            arguments = format!("{arguments} {TCG_KERNEL_ARGUMENTS}");
+        }
+        if let Some(khz) = start.tsc_khz {
+            arguments = format!("{arguments} tsc_early_khz={khz}");
+        }
+        self.add(["-append", format!("{arguments} {}", spec.kernel_args).trim()])
     }
 
     fn drive(&mut self, drive: &Drive) -> &mut Self {

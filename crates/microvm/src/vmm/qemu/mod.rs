@@ -4,6 +4,7 @@ mod accel;
 mod arguments;
 mod qmp;
 mod snapshot;
+mod tsc;
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -78,6 +79,7 @@ struct Host {
     version: String,
     accel: Chosen,
     sandbox: bool,
+    tsc_khz: Option<u64>,
 }
 
 impl QemuVmm {
@@ -101,7 +103,8 @@ impl QemuVmm {
     ) -> Result<Spawned, VmmError> {
         let host = self.host().await?;
         preflight::check(spec, &[qmp_socket(spec), control_socket(spec)])?;
-        let start = Start { memory, incoming, accel: host.accel, sandbox: host.sandbox };
+        let start =
+            Start { memory, incoming, accel: host.accel, sandbox: host.sandbox, tsc_khz: host.tsc_khz };
         let launch = Launch {
             program: host.program.clone(),
             arguments: command_line(spec, &start),
@@ -113,7 +116,12 @@ impl QemuVmm {
     }
 
     /// Runs `work` on a machine that has been started, and removes everything of it when that fails.
-    async fn bring_up<W, F>(&self, spec: &VmSpec, mut spawned: Spawned, work: W) -> Result<VmProcess, VmmError>
+    async fn bring_up<W, F>(
+        &self,
+        spec: &VmSpec,
+        mut spawned: Spawned,
+        work: W,
+    ) -> Result<VmProcess, VmmError>
     where
         W: FnOnce(Qmp) -> F,
         F: Future<Output = Result<(), VmmError>>,
@@ -141,7 +149,8 @@ impl QemuVmm {
 impl Host {
     async fn examine(config: &QemuConfig) -> Result<Self, VmmError> {
         let program = preflight::program(&config.program, "install qemu-system-x86 or set its path")?;
-        let unusable = |message: String| VmmError::Program { program: program.display().to_string(), message };
+        let unusable =
+            |message: String| VmmError::Program { program: program.display().to_string(), message };
         let words = preflight::ask(&program, &["--version"]).await.map_err(&unusable)?;
         let version = parse_version(&words)
             .ok_or_else(|| unusable(format!("it does not say which version of QEMU it is, but: {words}")))?;
@@ -152,7 +161,11 @@ impl Host {
         let sandbox = preflight::ask(&program, &["-sandbox", "on", "--version"]).await.is_ok();
         let accel = accel::choose(&program, config.accel).await?;
         let version = format!("QEMU {} ({})", version.1, accel.name());
-        Ok(Self { program, version, accel, sandbox })
+        let tsc_khz = match accel {
+            Chosen::Tcg => tokio::task::spawn_blocking(tsc::measure_khz).await.unwrap_or_default(),
+            Chosen::Kvm => None,
+        };
+        Ok(Self { program, version, accel, sandbox, tsc_khz })
     }
 }
 
@@ -215,7 +228,8 @@ impl Vmm for QemuVmm {
 
     async fn snapshot(&self, spec: &VmSpec, process: &VmProcess, dir: &Path) -> Result<Snapshot, VmmError> {
         let version = self.version().await?;
-        let io_error = |source| VmmError::Io { operation: "write the snapshot", path: dir.to_owned(), source };
+        let io_error =
+            |source| VmmError::Io { operation: "write the snapshot", path: dir.to_owned(), source };
         let staging = Staging::begin(dir).map_err(io_error)?;
         let mut qmp = Qmp::connect(&spec.instance, &qmp_socket(spec)).await?;
         qmp.call("stop", json!({})).await?;
@@ -286,7 +300,11 @@ async fn migrated(qmp: &mut Qmp, spec: &VmSpec, call: &str) -> Result<(), VmmErr
                 Some("completed") => return Ok(()),
                 Some("failed" | "cancelled") => {
                     let message = info["error-desc"].as_str().unwrap_or("the state does not fit").to_owned();
-                    return Err(VmmError::Refused { instance: spec.instance.clone(), call: call.to_owned(), message });
+                    return Err(VmmError::Refused {
+                        instance: spec.instance.clone(),
+                        call: call.to_owned(),
+                        message,
+                    });
                 }
                 _ => tokio::time::sleep(MIGRATION_PAUSE).await,
             }
@@ -307,7 +325,8 @@ mod tests {
 
     #[test]
     fn versions_are_read_as_qemu_prints_them() {
-        let debian = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright (c) 2003-2022";
+        let debian =
+            "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright (c) 2003-2022";
         assert_eq!(parse_version(debian), Some(((7, 2), "7.2.22".into())));
         assert_eq!(parse_version("QEMU emulator version 10.0.0\n"), Some(((10, 0), "10.0.0".into())));
         assert_eq!(parse_version("BusyBox v1.35.0"), None);

@@ -58,7 +58,10 @@ impl Qmp {
         loop {
             match Self::connect(instance, socket).await {
                 Err(VmmError::Io { source, .. })
-                    if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
+                    if matches!(
+                        source.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                    ) =>
                 {
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -101,7 +104,8 @@ impl Qmp {
         loop {
             let mut message = self.read(command).await?;
             if let Some(failure) = message.get_mut("error").map(Value::take) {
-                let words = serde_json::from_value(failure).map_or_else(|e| e.to_string(), |f: Failure| f.desc);
+                let words =
+                    serde_json::from_value(failure).map_or_else(|e| e.to_string(), |f: Failure| f.desc);
                 return Err(self.refused(command, words));
             }
             if let Some(returned) = message.get_mut("return").map(Value::take) {

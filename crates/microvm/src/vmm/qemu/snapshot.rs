@@ -49,8 +49,11 @@ impl Manifest {
     pub(super) fn write(&self, dir: &Path) -> Result<(), VmmError> {
         let path = dir.join("manifest.json");
         let text = serde_json::to_vec_pretty(self).map_err(io::Error::from);
-        text.and_then(|text| fs::write(&path, text))
-            .map_err(|source| VmmError::Io { operation: "write", path, source })
+        text.and_then(|text| fs::write(&path, text)).map_err(|source| VmmError::Io {
+            operation: "write",
+            path,
+            source,
+        })
     }
 
     /// Reads a snapshot's manifest and holds it against what is to be restored.
@@ -84,8 +87,13 @@ pub(super) fn memory_file(dir: &Path) -> Option<PathBuf> {
 /// Copies the memory of a paused machine into `dir`, if it is in a descriptor of its own. Blocks.
 pub(super) fn copy_memory(pid: i32, dir: &Path) -> Result<(), VmmError> {
     let target = dir.join("memory");
-    let copied = find_memory(pid).and_then(|source| source.map_or(Ok(()), |source| copy_sparse(&source, &target)));
-    copied.map_err(|source| VmmError::Io { operation: "copy the guest's memory to", path: target.clone(), source })
+    let copied =
+        find_memory(pid).and_then(|source| source.map_or(Ok(()), |source| copy_sparse(&source, &target)));
+    copied.map_err(|source| VmmError::Io {
+        operation: "copy the guest's memory to",
+        path: target.clone(),
+        source,
+    })
 }
 
 fn find_memory(pid: i32) -> io::Result<Option<File>> {
