@@ -31,11 +31,15 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    pub(crate) fn parse(url: &str, headers: Vec<(String, String)>) -> Result<Target, Failure> {
-        let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-        let (address, base) = rest.split_once('/').unwrap_or((rest, ""));
-        let base = if base.is_empty() { String::new() } else { format!("/{}", base.trim_end_matches('/')) };
-        Ok(Target { address: address.to_owned(), base, headers })
+    /// The seat that a session's learner sits on, with a fresh token.
+    pub(crate) async fn of_session(url: &str) -> Result<Target, Failure> {
+        let (address, path) = split(url);
+        let server = Target { address, base: String::new(), headers: Vec::new() };
+        let session: serde_json::Value = serde_json::from_str(&server.call("GET", &path, "").await?)?;
+        let text = |name: &str| session[name].as_str().ok_or(format!("the session has no {name}"));
+        let (address, base) = split(text("endpoint")?);
+        let bearer = ("authorization".to_owned(), format!("Bearer {}", text("token")?));
+        Ok(Target { address, base, headers: vec![bearer] })
     }
 
     /// One HTTP exchange on a connection of its own; the body of the answer.
@@ -47,6 +51,14 @@ impl Target {
         }
         Ok(answer)
     }
+}
+
+/// Host and port, and path, of a URL.
+fn split(url: &str) -> (String, String) {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let (address, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let path = if path.is_empty() { String::new() } else { format!("/{}", path.trim_end_matches('/')) };
+    (address.to_owned(), path)
 }
 
 struct Terminal {
