@@ -26,6 +26,7 @@ use crate::instance::Instances;
 use crate::journal::Journal;
 use crate::net::slots::Slots;
 use crate::net::{NetError, Network};
+use crate::snapshot::Snapshots;
 use crate::times::{PhaseTimes, Times};
 use crate::vm::{self, Board, Origin, Phase, Request, Vm, Wish};
 use crate::vmm::Vmm;
@@ -127,7 +128,7 @@ impl MicroVmRuntime {
             journal: opened.journal,
             generations,
             board: Board::new(config.capacity),
-            snapshots: crate::snapshot::Snapshots::default(),
+            snapshots: Snapshots::open(state.join("snapshots"), config.snapshots),
             times: Times::default(),
             draining: AtomicBool::new(false),
             closing: CancellationToken::new(),

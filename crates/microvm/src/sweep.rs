@@ -65,6 +65,7 @@ pub(crate) async fn sweep(host: Arc<Host>, taps: StrayTaps) {
         }
     }
     host.images.sweep();
+    host.snapshots.sweep(&host).await;
     // Last: a VMM that still ran had its tap in use.
     let removed = sweep_taps(&host, taps).await;
     if count > 0 || removed > 0 {

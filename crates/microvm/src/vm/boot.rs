@@ -24,6 +24,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// How long one question to a guest may take before it is asked anew: a guest that boots does not listen yet.
 const ANSWER: Duration = Duration::from_secs(10);
+/// How long a guest that was restored may take to answer: it is past everything that takes time.
+const RESTORED: Duration = Duration::from_secs(10);
 /// Bytes for the guest's entropy pool.
 const ENTROPY: usize = 64;
 const MTU: u32 = 1500;
@@ -94,6 +96,29 @@ fn reporter(host: &Arc<Host>, record: &Record, began: Instant) -> impl FnMut(Hea
                 Health::Silent(reason) => Some(reason.clone()),
             };
         });
+    }
+}
+
+/// Waits until the guest is parked; false when it does not come that far in the probe's patience.
+pub(super) async fn parked(host: &Arc<Host>, record: &Record) -> bool {
+    timeout(host.config.probe.patience, state(host, record)).await == Ok(GuestState::Parked)
+}
+
+/// Whether a restored guest answers, parked as its snapshot was.
+pub(super) async fn answers(host: &Arc<Host>, record: &Record) -> bool {
+    timeout(RESTORED, state(host, record)).await == Ok(GuestState::Parked)
+}
+
+async fn state(host: &Arc<Host>, record: &Record) -> GuestState {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        if let Ok(stream) = host.vmm.control(&record.spec).await
+            && let Ok(state) = Control::new(stream).hello().await
+        {
+            return state;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 

@@ -18,8 +18,8 @@ use crate::disk;
 use crate::error::Fault;
 use crate::host::Host;
 use crate::journal::{Event, Record};
-use crate::snapshot::Start;
-use crate::vmm::{VmProcess, VmmError};
+use crate::snapshot::{Kind, Start};
+use crate::vmm::{Snapshot, VmProcess, VmmError};
 
 /// The longest a VMM may take to be started; drivers give up earlier.
 const LONGEST_START: Duration = Duration::from_secs(90);
@@ -60,12 +60,16 @@ pub(crate) async fn run(
 ) -> (Record, End) {
     let end = match begin {
         Begin::TakeOver => match record.process.clone() {
-            Some(process) => watch(&host, &mut record, &process, false, &cancel).await,
+            Some(process) => match watch(&host, &mut record, &process, Errand::Serve, &cancel).await {
+                Watched::End(end) => end,
+                Watched::Parked | Watched::Mute => {
+                    End::Failed(Fault::new("GUEST_SILENT", "its guest does not answer"))
+                }
+            },
             None => End::Failed(Fault::new("VMM_EXITED", "its record names no process")),
         },
-        Begin::New { .. } | Begin::Again => match start(&host, &mut record, begin, &cancel).await {
-            Ok(Some((process, restored))) => watch(&host, &mut record, &process, restored, &cancel).await,
-            Ok(None) => End::Cancelled,
+        Begin::New { .. } | Begin::Again => match live(&host, &mut record, begin, &cancel).await {
+            Ok(end) => end,
             Err(mut fault) => {
                 fault.message.push_str(&console::excerpt(&record.spec.console));
                 End::Failed(fault)
@@ -75,6 +79,79 @@ pub(crate) async fn run(
     clear(&host, &record).await;
     record.process = None;
     (record, end)
+}
+
+/// Starts the VM, by a detour over a snapshot if it is the first of its kind, and watches it to its end.
+async fn live(
+    host: &Arc<Host>,
+    record: &mut Record,
+    begin: Begin,
+    cancel: &CancellationToken,
+) -> Result<End, Fault> {
+    let Some(mut next) = prepare(host, record, begin, cancel).await? else { return Ok(End::Cancelled) };
+    let mut asked = match begin {
+        Begin::New { asked } => Some(asked),
+        _ => None,
+    };
+    loop {
+        let Some((process, errand)) = start(host, record, next, asked.take(), cancel).await? else {
+            return Ok(End::Cancelled);
+        };
+        let outcome = watch(host, record, &process, errand.clone(), cancel).await;
+        next = match (outcome, errand) {
+            (Watched::End(end), errand) => {
+                errand.abandon(host);
+                return Ok(end);
+            }
+            (Watched::Parked, Errand::Park(kind)) => {
+                let taken = host.snapshots.take(host, record, &process, &kind).await;
+                pass_on(host, record).await?;
+                match taken {
+                    Ok(snapshot) => Start::Restore(kind, Box::new(snapshot)),
+                    Err(fault) => {
+                        host.snapshots.broken(&kind, &fault);
+                        Start::Boot(None)
+                    }
+                }
+            }
+            (_, Errand::Prove(kind, _)) => {
+                let fault = Fault::new("GUEST_SILENT", "its guest does not answer after it was restored");
+                host.snapshots.broken(&kind, &fault);
+                pass_on(host, record).await?;
+                Start::Boot(None)
+            }
+            (_, Errand::Park(_) | Errand::Serve) => Start::Boot(None),
+        };
+    }
+}
+
+/// Ends the VMM so that another takes its place, with the same disk, tap and directories.
+async fn pass_on(host: &Host, record: &mut Record) -> Result<(), Fault> {
+    // Cut off here, it is started again.
+    record.phase = Phase::Restarting;
+    phase(host, record)?;
+    host.vmm.kill(&record.spec, record.process.as_ref()).await?;
+    record.process = None;
+    directory(&record.spec.run_dir)
+}
+
+/// What a VM is started for.
+#[derive(Debug, Clone)]
+enum Errand {
+    /// To serve.
+    Serve,
+    /// To be snapshotted when it is parked.
+    Park(Kind),
+    /// To serve, and by that to show that its snapshot works.
+    Prove(Kind, Box<Snapshot>),
+}
+
+impl Errand {
+    fn abandon(self, host: &Host) {
+        if let Self::Park(kind) | Self::Prove(kind, _) = self {
+            host.snapshots.abandon(&kind);
+        }
+    }
 }
 
 /// Ends the VMM and removes its tap and run directory; what can't be removed is removed with the VM.
@@ -109,40 +186,47 @@ fn directory(path: &Path) -> Result<(), Fault> {
     }
 }
 
-/// Makes what the VM needs and starts its guest. None when it was told to end. On a fault, what was made is there still.
+/// Starts the guest. None when it was told to end. On a fault, what was made is there still.
 async fn start(
     host: &Arc<Host>,
     record: &mut Record,
-    begin: Begin,
+    how: Start,
+    asked: Option<Instant>,
     cancel: &CancellationToken,
-) -> Result<Option<(VmProcess, bool)>, Fault> {
-    let prepared = tokio::select! {
-        () = cancel.cancelled() => return Ok(None),
-        prepared = prepare(host, record, begin) => prepared?,
-    };
+) -> Result<Option<(VmProcess, Errand)>, Fault> {
     let began = Instant::now();
-    let restored = matches!(prepared, Start::Restore(_));
-    let (process, restored) = match launch(host, record, prepared, cancel).await {
-        Ok(process) => (process, restored),
-        Err(fault) if restored => {
+    let errand = match &how {
+        Start::Boot(None) => Errand::Serve,
+        Start::Boot(Some(kind)) => Errand::Park(kind.clone()),
+        Start::Restore(kind, snapshot) => Errand::Prove(kind.clone(), snapshot.clone()),
+    };
+    let (process, errand) = match (launch(host, record, how, cancel).await, errand) {
+        (Ok(process), errand) => (process, errand),
+        (Err(fault), Errand::Prove(kind, _)) => {
             // A cold boot gives the same VM, later.
-            host.snapshots.failed(record, &fault);
+            host.snapshots.broken(&kind, &fault);
             host.vmm.kill(&record.spec, record.process.as_ref()).await?;
             record.process = None;
             directory(&record.spec.run_dir)?;
-            (launch(host, record, Start::Boot, cancel).await?, false)
+            (launch(host, record, Start::Boot(None), cancel).await?, Errand::Serve)
         }
-        Err(fault) => return Err(fault),
+        (Err(fault), errand) => {
+            errand.abandon(host);
+            return Err(fault);
+        }
     };
-    let Some(process) = process else { return Ok(None) };
+    let Some(process) = process else {
+        errand.abandon(host);
+        return Ok(None);
+    };
     let vmm = began.elapsed();
     host.times.vmm.note(vmm);
-    if let Begin::New { asked } = begin {
+    if let Some(asked) = asked {
         host.times.own.note(asked.elapsed().saturating_sub(vmm));
     }
     record.process = Some(process.clone());
     record.phase = Phase::Booting;
-    let pid = process.pid;
+    let (pid, restored) = (process.pid, matches!(errand, Errand::Prove(..)));
     phase(host, record)?;
     host.board.publish(&record.key(), |vm, shown| {
         *shown = Phase::Booting;
@@ -151,14 +235,26 @@ async fn start(
         vm.started = true;
         vm.restored = restored;
     });
-    Ok(Some((process, restored)))
+    Ok(Some((process, errand)))
 }
 
-/// Everything that must be there before the VMM is.
-async fn prepare(host: &Arc<Host>, record: &Record, begin: Begin) -> Result<Start, Fault> {
+/// Everything that must be there before the VMM is. None when it was told to end.
+async fn prepare(
+    host: &Arc<Host>,
+    record: &mut Record,
+    begin: Begin,
+    cancel: &CancellationToken,
+) -> Result<Option<Start>, Fault> {
+    tokio::select! {
+        () = cancel.cancelled() => Ok(None),
+        prepared = furnish(host, record, begin) => prepared.map(Some),
+    }
+}
+
+async fn furnish(host: &Arc<Host>, record: &mut Record, begin: Begin) -> Result<Start, Fault> {
     host.check_kernel()?;
     if record.spec.initramfs.is_some() {
-        host.initramfs().await?;
+        record.spec.initramfs = Some(host.initramfs().await?);
     }
     let began = Instant::now();
     {
@@ -191,7 +287,11 @@ async fn prepare(host: &Arc<Host>, record: &Record, begin: Begin) -> Result<Star
         host.network.open(&record.slot).await?;
     }
     host.times.network.note(began.elapsed());
-    Ok(host.snapshots.start_of(host, record))
+    // A disk that was written to is never met by a guest that remembers another.
+    match begin {
+        Begin::New { .. } => Ok(host.snapshots.start_of(host, record).await),
+        Begin::Again | Begin::TakeOver => Ok(Start::Boot(None)),
+    }
 }
 
 /// Starts the VMM; whatever comes of it, the record has its process if it was spawned.
@@ -232,8 +332,8 @@ fn spawn(
             Ok(())
         });
         match how {
-            Start::Boot => host.vmm.start(&spec, note).await,
-            Start::Restore(snapshot) => host.vmm.restore(&snapshot, &spec, note).await,
+            Start::Boot(_) => host.vmm.start(&spec, note).await,
+            Start::Restore(_, snapshot) => host.vmm.restore(&snapshot, &spec, note).await,
         }
     })
 }
@@ -289,14 +389,24 @@ fn phase(host: &Host, record: &Record) -> Result<(), Fault> {
     }
 }
 
+/// Why a VM is not watched any longer.
+enum Watched {
+    /// Its life is over.
+    End(End),
+    /// It is parked, as it was to be.
+    Parked,
+    /// It was restored and does not answer.
+    Mute,
+}
+
 /// Tells the guest who it is, asks whether it is well, and waits for its end.
 async fn watch(
     host: &Arc<Host>,
     record: &mut Record,
     process: &VmProcess,
-    restored: bool,
+    errand: Errand,
     cancel: &CancellationToken,
-) -> End {
+) -> Watched {
     let spec = record.spec.clone();
     let death = async {
         if host.vmm.wait(process).await.is_err() {
@@ -305,13 +415,27 @@ async fn watch(
             }
         }
     };
+    let restored = matches!(errand, Errand::Prove(..));
+    let guest = async {
+        match errand {
+            Errand::Park(_) if boot::parked(host, record).await => return Watched::Parked,
+            Errand::Park(_) | Errand::Serve => {}
+            Errand::Prove(kind, snapshot) => {
+                if !boot::answers(host, record).await {
+                    return Watched::Mute;
+                }
+                host.snapshots.works(kind, *snapshot);
+            }
+        }
+        Watched::End(End::Failed(boot::run(host, record, restored).await))
+    };
     tokio::select! {
         biased;
-        () = cancel.cancelled() => End::Cancelled,
+        () = cancel.cancelled() => Watched::End(End::Cancelled),
         () = death => {
             let message = format!("Its virtual machine has ended{}", console::excerpt(&spec.console));
-            End::Died(Reason::new("VMM_EXITED", message))
+            Watched::End(End::Died(Reason::new("VMM_EXITED", message)))
         }
-        fault = boot::run(host, record, restored) => End::Failed(fault),
+        watched = guest => watched,
     }
 }
