@@ -18,12 +18,15 @@ mod modules;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Kernel arguments for every guest, in front of which a driver puts those of its machine (console, clock source).
+/// Kernel arguments for every guest, in front of which a driver puts those of its machine (console, clock).
 ///
-/// `panic=-1` resets at once after a panic, which ends the VMM, and `reboot=t` does so without asking a keyboard
-/// controller; the rest leaves out what a VM does not have and messages nobody reads while it boots.
-pub const BOOT_ARGUMENTS: &str = "panic=-1 reboot=t quiet loglevel=4 random.trust_cpu=on i8042.noaux i8042.nomux i8042.dumbkbd i8042.nopnp \
-     nomodule net.ifnames=0 cryptomgr.notests";
+/// A panic resets the machine at once, which ends the VMM (`panic=-1 reboot=t`: by a triple fault, without asking a
+/// keyboard controller); the network interface is `eth0`; what a VM does not have is not looked for, crypto algorithms are
+/// not tried out at every boot, and messages that nobody reads while it boots are left out.
+///
+/// Under QEMU's TCG the kernel also needs [`crate::vmm::tsc::kernel_argument`].
+pub const BOOT_ARGUMENTS: &str = "panic=-1 reboot=t quiet loglevel=4 net.ifnames=0 random.trust_cpu=on \
+     cryptomgr.notests i8042.noaux i8042.nomux i8042.dumbkbd i8042.nopnp";
 
 /// A kernel, module or binary that can't go into a guest.
 #[derive(Debug, thiserror::Error)]

@@ -13,6 +13,8 @@ mod process;
 pub mod qemu;
 mod spawn;
 mod staging;
+#[allow(unsafe_code)]
+pub mod tsc;
 
 use std::path::{Path, PathBuf};
 
