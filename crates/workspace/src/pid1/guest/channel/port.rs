@@ -8,7 +8,7 @@ use std::{
     fs, io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     path::Path,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use clarateach_seatproto::guest::CONTROL_PORT_NAME;
@@ -22,6 +22,9 @@ use super::Received;
 
 const PORTS: &str = "/sys/class/virtio-ports";
 const DRIVER: &str = "/sys/bus/virtio/drivers/virtio_console";
+
+/// For the driver to hear that the host, which has just asked something, is there.
+const OPENS_WITHIN: Duration = Duration::from_secs(1);
 
 /// An open port.
 #[derive(Debug)]
@@ -108,6 +111,7 @@ impl Port {
     }
 
     pub(super) fn send(&mut self, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
+        let opened_by = deadline.min(Instant::now() + OPENS_WITHIN);
         while !bytes.is_empty() {
             match rustix::io::write(&self.port, bytes) {
                 Ok(count) => bytes = &bytes[count..],
@@ -115,8 +119,12 @@ impl Port {
                 Err(Errno::AGAIN) => {
                     let mut waiting = [PollFd::new(&self.port, PollFlags::OUT)];
                     super::wait(&mut waiting, deadline)?;
+                    // The host's bytes can overtake the word that it has opened the port.
                     if waiting[0].revents().contains(PollFlags::HUP) {
-                        return Err(io::ErrorKind::NotConnected.into());
+                        if Instant::now() >= opened_by {
+                            return Err(io::ErrorKind::NotConnected.into());
+                        }
+                        std::thread::sleep(Duration::from_millis(2));
                     }
                 }
                 Err(error) => return Err(error.into()),
