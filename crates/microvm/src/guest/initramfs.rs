@@ -69,7 +69,7 @@ fn publish(archive: &[u8], into: &Path) -> Result<PathBuf, GuestError> {
     getrandom::fill(&mut nonce).map_err(|error| GuestError::Io {
         operation: "drawing a name in",
         path: into.to_owned(),
-        source: error.into(),
+        source: std::io::Error::other(error.to_string()),
     })?;
     let fresh = into.join(format!(".initramfs-{:016x}.new", u64::from_le_bytes(nonce)));
     let written = write_and_rename(archive, &fresh, &path);

@@ -6,21 +6,9 @@ use std::path::Path;
 use clarateach_ext4::{FileMap, Metadata, Node, Options, Writer};
 
 const BUSYBOX: &str = "/bin/busybox";
-const TOOLS: [&str; 14] = [
-    "awk",
-    "cat",
-    "date",
-    "grep",
-    "hostname",
-    "id",
-    "ip",
-    "ls",
-    "mount",
-    "ps",
-    "sh",
-    "sleep",
-    "stat",
-    "switch_root",
+const TOOLS: [&str; 18] = [
+    "awk", "cat", "date", "env", "grep", "head", "hostname", "id", "ip", "ls", "mount", "mv", "od", "rm",
+    "sh", "sleep", "stat", "tr",
 ];
 
 /// What the image's `/sbin/init` is.

@@ -13,7 +13,7 @@ use clarateach_microvm::guest::control::ControlError;
 use clarateach_seatproto::guest::{GuestConfig, GuestState, MAX_LINE};
 use clarateach_testkit::wait_for_blocking;
 use image::Init;
-use machine::{Machine, PATIENCE, Parts, SECRET, Unusual, config, parts};
+use machine::{Machine, PATIENCE, Parts, Unusual, config, parts};
 
 /// A directory with a base image and an empty upper drive.
 fn drives(init: &Init<'_>) -> tempfile::TempDir {
