@@ -13,9 +13,6 @@ mod process;
 pub mod qemu;
 mod spawn;
 mod staging;
-#[allow(unsafe_code)]
-pub mod tsc;
-
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use clarateach_microvm::guest::control::{Control, Patience};
 use clarateach_microvm::guest::{BOOT_ARGUMENTS, initramfs};
-use clarateach_microvm::vmm::tsc;
 use clarateach_seatproto::guest::{CONTROL_PORT_NAME, GuestConfig, GuestNetwork, WORKSPACE_PORT};
 use clarateach_testkit::{GuestKernel, guest_kernel, seat_binary, skip, wait_for, wait_for_blocking};
 use serde_json::Value;
@@ -87,7 +86,7 @@ impl Machine {
                 "-append",
                 &format!(
                     "console=ttyS0 no_timer_check lpj=4000000 {} {BOOT_ARGUMENTS} {}",
-                    tsc::kernel_argument(),
+                    clock_argument(),
                     unusual.arguments
                 ),
             ])
@@ -180,6 +179,16 @@ impl Machine {
     pub(crate) fn ended(&mut self) -> ExitStatus {
         wait_for_blocking("the machine to switch off", PATIENCE, || self.qemu.try_wait().unwrap())
     }
+}
+
+/// On an emulated machine the kernel can't find out how fast the host's time stamp counter runs, and needs it.
+fn clock_argument() -> String {
+    let processors = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    let mhz = processors
+        .lines()
+        .find_map(|line| line.strip_prefix("cpu MHz")?.split(':').nth(1)?.trim().parse().ok());
+    let mhz: f64 = mhz.expect("the processor's speed in /proc/cpuinfo");
+    format!("tsc_early_khz={:.0} tsc=reliable", mhz * 1000.0)
 }
 
 impl Drop for Machine {
