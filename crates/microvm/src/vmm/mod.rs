@@ -13,6 +13,7 @@ mod process;
 pub mod qemu;
 mod spawn;
 mod staging;
+
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
