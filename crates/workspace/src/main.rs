@@ -2,11 +2,7 @@
 
 use std::process::ExitCode;
 
-use clarateach_workspace::{
-    config::Config,
-    pid1::{self, guest},
-    server,
-};
+use clarateach_workspace::{config::Config, pid1, server};
 
 fn main() -> ExitCode {
     match run() {
@@ -19,21 +15,16 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Box<dyn std::error::Error>> {
-    if guest::is_first_process() {
-        guest::boot();
-    }
     match std::env::args().nth(1).as_deref() {
-        None | Some("serve") => serve(|| {}),
-        Some("guest") => guest::live(serve),
+        None | Some("serve") => {}
         Some("--version") => {
             clarateach_workspace::say(concat!("workspace ", env!("CARGO_PKG_VERSION")));
-            Ok(())
+            return Ok(());
         }
-        Some(other) => Err(format!("unknown command {other:?}: `workspace serve` is the only one").into()),
+        Some(other) => {
+            return Err(format!("unknown command {other:?}: `workspace serve` is the only one").into());
+        }
     }
-}
-
-fn serve(listening: impl FnOnce()) -> Result<(), Box<dyn std::error::Error>> {
     pid1::close_memory()?;
     let config = Config::from_environment()?;
     pid1::scrub_environment();
@@ -43,6 +34,6 @@ fn serve(listening: impl FnOnce()) -> Result<(), Box<dyn std::error::Error>> {
         .max_blocking_threads(2)
         .thread_stack_size(256 << 10)
         .build()?;
-    tokio::task::LocalSet::new().block_on(&runtime, seat.serve(listening))?;
+    tokio::task::LocalSet::new().block_on(&runtime, seat.serve())?;
     Ok(())
 }

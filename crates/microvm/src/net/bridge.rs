@@ -211,6 +211,7 @@ mod tests {
             name: name.to_owned(),
             kind: kind.to_owned(),
             bridge: None,
+            isolated: false,
             up: true,
             carrier: true,
             alias: String::new(),

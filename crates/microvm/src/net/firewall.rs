@@ -1,6 +1,6 @@
 //! Keeping the firewall as it is meant to be.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 
 use super::foreign::Foreign;
 use super::ruleset::{Design, NO_EGRESS};
+use super::together::Together;
 use super::{NetError, nft};
 
 /// Our tables and the accepts in other people's chains.
@@ -19,11 +20,13 @@ pub(crate) struct Firewall {
     transaction: Mutex<Option<blake3::Hash>>,
     /// Who may connect to nowhere, as the set in the table has it.
     no_egress: Arc<RwLock<BTreeSet<Ipv4Addr>>>,
+    /// Guests that are let out (or not).
+    egress: Together<(Ipv4Addr, bool), NetError>,
 }
 
 impl Firewall {
     pub(crate) fn new(design: Design) -> Self {
-        Self { design, transaction: Mutex::new(None), no_egress: Arc::default() }
+        Self { design, transaction: Mutex::new(None), no_egress: Arc::default(), egress: Together::default() }
     }
 
     /// Guests that may connect to nowhere, for the nameserver.
@@ -73,21 +76,35 @@ impl Firewall {
 
     /// Lets a guest out or not. Costs nothing when the table says so already.
     pub(crate) async fn set_egress(&self, guest: Ipv4Addr, open: bool) -> Result<(), NetError> {
-        let closed = |set: &BTreeSet<Ipv4Addr>| set.contains(&guest);
-        if closed(&self.no_egress.read().unwrap_or_else(PoisonError::into_inner)) != open {
+        if self.no_egress.read().unwrap_or_else(PoisonError::into_inner).contains(&guest) != open {
             return Ok(());
         }
-        let _transaction = self.transaction.lock().await;
-        let (add, remove) = if open { (&[][..], &[guest][..]) } else { (&[guest][..], &[][..]) };
-        self.change(add, remove).await
+        let change = |wishes: Vec<(Ipv4Addr, bool)>| async move {
+            let _transaction = self.transaction.lock().await;
+            // A guest's last wish is what holds.
+            let wishes: BTreeMap<Ipv4Addr, bool> = wishes.into_iter().collect();
+            let there = self.no_egress.read().unwrap_or_else(PoisonError::into_inner).clone();
+            let those = |wanted: bool| -> Vec<Ipv4Addr> {
+                let changed =
+                    |(guest, open): &(&Ipv4Addr, &bool)| **open == wanted && there.contains(*guest) == wanted;
+                wishes.iter().filter(changed).map(|(guest, _)| *guest).collect()
+            };
+            self.change(&those(false), &those(true)).await
+        };
+        self.egress.run((guest, open), change).await
     }
 
-    /// Makes exactly these the guests that may connect to nowhere.
-    pub(crate) async fn settle_no_egress(&self, wanted: &BTreeSet<Ipv4Addr>) -> Result<(), NetError> {
+    /// Makes exactly these the guests that may connect to nowhere, but leaves `spared` as they are.
+    pub(crate) async fn settle_no_egress(
+        &self,
+        wanted: &BTreeSet<Ipv4Addr>,
+        spared: &HashSet<Ipv4Addr>,
+    ) -> Result<(), NetError> {
         let _transaction = self.transaction.lock().await;
         let there = self.no_egress.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let add: Vec<_> = wanted.difference(&there).copied().collect();
-        let remove: Vec<_> = there.difference(wanted).copied().collect();
+        let changed = |guest: &&Ipv4Addr| !spared.contains(*guest);
+        let add: Vec<_> = wanted.difference(&there).filter(changed).copied().collect();
+        let remove: Vec<_> = there.difference(wanted).filter(changed).copied().collect();
         self.change(&add, &remove).await
     }
 

@@ -1,12 +1,12 @@
 //! The network of VMs on this host, for real.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,7 +14,7 @@ use clarateach_ids::MacAddr;
 use clarateach_runtime::{BoxedSeatStream, Egress};
 use nix::net::if_::if_nametoindex;
 use tokio::net::TcpStream;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, RwLock, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::bridge::{Snapshot, Wanted};
@@ -26,11 +26,14 @@ use super::ping::ping;
 use super::ruleset::Design;
 use super::subnet::Subnet;
 use super::tap::{self, tap_name};
+use super::together::Together;
 use super::{NetError, Network, Slot, sysctl};
 
 const DIAL: Duration = Duration::from_secs(2);
 /// How many taps are removed in one go: others wait for the kernel's lock as long as that takes.
-const SWEEP: usize = 256;
+const SWEEP: usize = 64;
+/// With more at a time each takes longer, and all of them as long.
+const COMING: usize = 2;
 /// The interface group that taps are moved to when they are about to be removed: `ct` in ASCII.
 const DOOMED: u32 = 0x6374_0000;
 
@@ -77,6 +80,14 @@ pub struct HostNetwork {
     nameserver: Arc<Nameserver>,
     /// One [`Network::ensure`] or [`Network::remove`] at a time; holds the lock that says that somebody lives here.
     alive: Mutex<Option<UnixListener>>,
+    /// Guests that this object attached and didn't detach.
+    attached: std::sync::Mutex<HashSet<Ipv4Addr>>,
+    /// Taps that are being removed.
+    leaving: Together<u32, NetError>,
+    /// How many taps are made at a time: the kernel has one lock for all of it.
+    coming: Semaphore,
+    /// Held for writing while taps are removed by the hundred, so that none is taken into use meanwhile.
+    sweeping: RwLock<()>,
 }
 
 impl fmt::Debug for HostNetwork {
@@ -114,6 +125,10 @@ impl HostNetwork {
             links: Links::open()?,
             firewall,
             alive: Mutex::new(None),
+            attached: std::sync::Mutex::default(),
+            leaving: Together::default(),
+            coming: Semaphore::new(COMING),
+            sweeping: RwLock::new(()),
             wanted: Wanted {
                 taps: tap::prefix(&config.owner),
                 name: config.bridge,
@@ -179,7 +194,8 @@ impl HostNetwork {
     }
 
     /// Makes the tap if there is none, closes it if it was left by a VM that is gone, and leaves one that a VMM holds.
-    async fn make_tap(&self, slot: &Slot) -> Result<u32, NetError> {
+    /// Gives its index, and whether it is new.
+    async fn make_tap(&self, slot: &Slot) -> Result<(u32, bool), NetError> {
         let refused = |operation, error: &dyn fmt::Display| NetError::Refused {
             operation,
             object: slot.tap.clone(),
@@ -194,14 +210,55 @@ impl HostNetwork {
             if link.up && !link.carrier {
                 self.links.set_up(link.index, &slot.tap, false).await?;
             }
-            return Ok(link.index);
+            return Ok((link.index, false));
         }
         let name = slot.tap.clone();
         let made = tokio::task::spawn_blocking(move || tap::create(&name)).await;
         let index = made
             .map_err(|error| refused("make tap", &error))?
             .map_err(|error| refused("make tap", &error))?;
-        Ok(index)
+        Ok((index, true))
+    }
+
+    fn attached(&self) -> MutexGuard<'_, HashSet<Ipv4Addr>> {
+        self.attached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts the taps of running VMs back on a bridge that was taken away and made again, or that somebody has changed.
+    async fn mend_ports(&self, bridge: u32, all: bool) -> Result<(), NetError> {
+        for link in self.our_taps().await? {
+            let lost = link.bridge.is_none() && link.carrier;
+            let changed = link.bridge == Some(bridge) && (all || !link.isolated);
+            if let Some(address) = tap::address_of(&self.wanted.taps, &link.name).filter(|_| lost || changed)
+            {
+                tracing::warn!(tap = link.name, "this tap was taken off the bridge, or changed: mended");
+                self.attach_tap(&self.slot(address, Egress::Internet), link.index, bridge).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes our taps but for some, and says how many; `spare` is asked again before each hundred.
+    async fn remove_taps(&self, spare: impl Fn(Ipv4Addr) -> bool + Send) -> Result<usize, NetError> {
+        let all = self.our_taps().await?;
+        let named: Vec<(Ipv4Addr, &Link)> = all
+            .iter()
+            .filter_map(|link| Some((tap::address_of(&self.wanted.taps, &link.name)?, link)))
+            .collect();
+        let mut removed = 0;
+        for some in named.chunks(SWEEP) {
+            let _sweeping = self.sweeping.write().await;
+            let some: Vec<_> = some.iter().filter(|(address, _)| !spare(*address)).collect();
+            let indices: Vec<u32> = some.iter().map(|(_, link)| link.index).collect();
+            self.links.delete_many(&indices, DOOMED).await?;
+            for (address, link) in some {
+                if let Some(bridge) = link.bridge {
+                    self.links.delete_neighbour(bridge, *address).await?;
+                }
+            }
+            removed += indices.len();
+        }
+        Ok(removed)
     }
 
     async fn attach_tap(&self, slot: &Slot, index: u32, bridge: u32) -> Result<(), NetError> {
@@ -231,17 +288,24 @@ impl Network for HostNetwork {
         sysctl::forward()?;
         // Before there is a bridge, so that there is no moment in which a guest isn't held back.
         self.firewall.ensure().await?;
-        self.wanted.carry_out(&plan, &self.links).await?;
-        Ok(())
+        let bridge = self.wanted.carry_out(&plan, &self.links).await?;
+        // A bridge that goes down or loses its address forgets its neighbours.
+        self.mend_ports(bridge, plan.bring_up || plan.add_address).await
     }
 
     async fn attach(&self, slot: &Slot) -> Result<(), NetError> {
         self.check(slot)?;
+        let _not_sweeping = self.sweeping.read().await;
         let bridge = self.bridge()?;
+        self.attached().insert(slot.address);
         self.firewall.set_egress(slot.address, slot.egress == Egress::Internet).await?;
-        let index = self.make_tap(slot).await?;
+        // Never closed.
+        let _turn = self.coming.acquire().await;
+        let (index, new) = self.make_tap(slot).await?;
         let attached = self.attach_tap(slot, index, bridge).await;
+        // One that was there may be a running VM's.
         if attached.is_err()
+            && new
             && let Err(error) = self.links.delete(index, &slot.tap).await
         {
             tracing::warn!(tap = slot.tap, %error, "a tap that could not be set up was not removed");
@@ -262,12 +326,15 @@ impl Network for HostNetwork {
     async fn detach(&self, slot: &Slot) -> Result<(), NetError> {
         self.check(slot)?;
         if let Ok(index) = if_nametoindex(slot.tap.as_str()) {
-            self.links.delete(index, &slot.tap).await?;
+            let remove = |indices: Vec<u32>| async move { self.links.delete_many(&indices, DOOMED).await };
+            self.leaving.run(index, remove).await?;
         }
         if let Ok(bridge) = self.bridge() {
             self.links.delete_neighbour(bridge, slot.address).await?;
         }
-        self.firewall.set_egress(slot.address, true).await
+        self.firewall.set_egress(slot.address, true).await?;
+        self.attached().remove(&slot.address);
+        Ok(())
     }
 
     async fn taps(&self) -> Result<Vec<String>, NetError> {
@@ -275,29 +342,20 @@ impl Network for HostNetwork {
     }
 
     async fn sweep(&self, wanted: &[Slot]) -> Result<usize, NetError> {
-        let keep: HashSet<&str> = wanted.iter().map(|slot| slot.tap.as_str()).collect();
-        let mut doomed = self.our_taps().await?;
-        doomed.retain(|link| !keep.contains(link.name.as_str()));
-        let bridge = self.bridge().ok();
-        for some in doomed.chunks(SWEEP) {
-            let indices: Vec<u32> = some.iter().map(|link| link.index).collect();
-            self.links.delete_many(&indices, DOOMED).await?;
-            let Some(bridge) = bridge else { continue };
-            for link in some.iter().filter(|link| link.bridge == Some(bridge)) {
-                if let Some(address) = tap::address_of(&self.wanted.taps, &link.name) {
-                    self.links.delete_neighbour(bridge, address).await?;
-                }
-            }
-        }
-        let nowhere: BTreeSet<Ipv4Addr> =
+        let keep: HashSet<Ipv4Addr> = wanted.iter().map(|slot| slot.address).collect();
+        let removed =
+            self.remove_taps(|address| keep.contains(&address) || self.attached().contains(&address)).await?;
+        let nowhere =
             wanted.iter().filter(|slot| slot.egress == Egress::None).map(|slot| slot.address).collect();
-        self.firewall.settle_no_egress(&nowhere).await?;
-        Ok(doomed.len())
+        let _sweeping = self.sweeping.write().await;
+        let spared = self.attached().clone();
+        self.firewall.settle_no_egress(&nowhere, &spared).await?;
+        Ok(removed)
     }
 
     async fn remove(&self) -> Result<(), NetError> {
         let mut alive = self.alive.lock().await;
-        self.sweep(&[]).await?;
+        self.remove_taps(|_| false).await?;
         if let Some(link) = self.links.find(&self.wanted.name).await? {
             let host = Snapshot::take(&self.links).await?;
             // Refuses what isn't ours.
@@ -305,6 +363,7 @@ impl Network for HostNetwork {
             self.links.delete(link.index, &self.wanted.name).await?;
         }
         self.firewall.remove().await?;
+        self.attached().clear();
         *alive = None;
         Ok(())
     }

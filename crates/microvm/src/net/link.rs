@@ -6,7 +6,7 @@ use clarateach_ids::MacAddr;
 use futures_util::{Stream, TryStreamExt};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
-    BridgeStpState, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    BridgeStpState, InfoBridgePort, InfoKind, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
@@ -23,6 +23,8 @@ pub(crate) struct Link {
     pub(crate) kind: String,
     /// The bridge it is a port of.
     pub(crate) bridge: Option<u32>,
+    /// Whether, as a port, it can't reach other ports that are so too.
+    pub(crate) isolated: bool,
     pub(crate) up: bool,
     /// Whether somebody is at the other end; for a tap: whether a VMM holds it.
     pub(crate) carrier: bool,
@@ -106,8 +108,7 @@ impl Links {
         mac: MacAddr,
         alias: &str,
     ) -> Result<(), NetError> {
-        let settings =
-            LinkMessageBuilder::<LinkBridge>::new(name).stp_state(BridgeStpState::Disabled).forward_delay(0);
+        let settings = LinkMessageBuilder::<LinkBridge>::new(name).stp_state(BridgeStpState::Disabled);
         let settings = settings.mcast_snooping(false).build();
         let set = self.handle.link().change(settings).execute().await;
         set.map_err(|error| refused("set up bridge", name, &error))?;
@@ -196,6 +197,9 @@ impl Links {
     /// Deletes many interfaces for the price of one: the kernel waits once for all processors to have let go of a whole
     /// group, and for every single one otherwise. Those that are gone already don't matter.
     pub(crate) async fn delete_many(&self, indices: &[u32], group: u32) -> Result<(), NetError> {
+        if let [index] = indices {
+            return self.delete(*index, "a tap").await;
+        }
         let moves = indices.iter().map(|index| {
             let link = LinkUnspec::new_with_index(*index).link_group(group).build();
             self.handle.link().set(link).execute()
@@ -221,6 +225,7 @@ impl Link {
             name: String::new(),
             kind: String::new(),
             bridge: None,
+            isolated: false,
             up: message.header.flags.contains(LinkFlags::Up),
             carrier: false,
             alias: String::new(),
@@ -235,8 +240,12 @@ impl Link {
                 LinkAttribute::Carrier(carrier) => link.carrier = *carrier != 0,
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
-                        if let LinkInfo::Kind(kind) = info {
-                            link.kind = kind_name(kind);
+                        match info {
+                            LinkInfo::Kind(kind) => link.kind = kind_name(kind),
+                            LinkInfo::PortData(InfoPortData::BridgePort(port)) => {
+                                link.isolated = port.contains(&InfoBridgePort::Isolated(true));
+                            }
+                            _ => {}
                         }
                     }
                 }

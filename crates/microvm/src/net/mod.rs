@@ -6,6 +6,7 @@
 //! | `bridge`, `link`, `tap`, `sysctl` | the bridge and the taps, by netlink, ioctl and `/proc/sys` |
 //! | `ruleset`, `foreign` | the firewall as data: our tables, and what other people's need |
 //! | `firewall`, `nft` | putting it in place and keeping it there |
+//! | `together` | doing at once what many ask for at once |
 //! | `dns` | the guests' nameserver |
 //! | `findings` | what is wrong with this host |
 //! | `host` | [`HostNetwork`], which is all of these together |
@@ -24,6 +25,7 @@ pub mod slots;
 mod subnet;
 mod sysctl;
 mod tap;
+mod together;
 
 pub use self::findings::{Finding, FindingState};
 pub use self::host::{HostNetwork, NetConfig};
@@ -56,7 +58,7 @@ pub struct Slot {
 pub type EgressRule = Egress;
 
 /// What the network failed at.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum NetError {
     /// Something on this host is in the way.
     #[error("{message}")]
@@ -114,7 +116,8 @@ pub trait Network: Send + Sync + 'static {
     /// When the kernel does not say.
     async fn taps(&self) -> Result<Vec<String>, NetError>;
 
-    /// Removes taps and firewall elements of VMs that are not among `wanted`, many at a time.
+    /// Removes taps and firewall elements of VMs that are not among `wanted`, many at a time. May go on while VMs come
+    /// and go: what this object attached and didn't detach is spared, since `wanted` may be older.
     ///
     /// # Errors
     /// When something is left.

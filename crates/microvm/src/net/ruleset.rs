@@ -162,6 +162,7 @@ impl Design {
         table.base_chain("prerouting", NfChainType::Filter, NfHook::Prerouting, -350);
         table.base_chain("input", NfChainType::Filter, NfHook::Input, 0);
         table.base_chain("forward", NfChainType::Filter, NfHook::Forward, 0);
+        table.base_chain("output", NfChainType::Filter, NfHook::Output, 0);
         table.base_chain("postrouting", NfChainType::NAT, NfHook::Postrouting, 100);
         for chain in ["to_host", "from_guest", "to_guest"] {
             table.chain(chain);
@@ -172,6 +173,9 @@ impl Design {
         table.rule("input", [from(bridge), jump("to_host")]);
         table.rule("forward", [from(bridge), jump("from_guest")]);
         table.rule("forward", [to(bridge), jump("to_guest")]);
+
+        // While the nameserver is restarted, queries are better not answered than refused: resolvers ask again.
+        table.rule("output", [to(bridge), equal(payload("icmp", "code"), text("port-unreachable")), DROP]);
 
         table.rule("to_host", [ip6(), count(), DROP]);
         table.rule("to_host", [ct("state", &["established", "related"]), ACCEPT]);

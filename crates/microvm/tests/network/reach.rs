@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use clarateach_microvm::net::Network;
 use clarateach_runtime::Egress;
 
-use super::world::{self, GATEWAY, Guest, HOST, ROUTER, SERVER, network, on_a_host, outside};
+use super::world::{self, GATEWAY, Guest, HOST, ROUTER, SERVER, network, on_a_host, outside, run};
 
 #[test]
 fn a_guest_reaches_the_internet_and_nothing_else() {
@@ -46,6 +46,13 @@ fn a_guest_reaches_the_internet_and_nothing_else() {
             assert!(guest.namespace.udp(address, 9_090).is_err(), "{address}");
         }
         assert_eq!(agent.hits(), 0);
+
+        // What the host publishes for others, as Docker does, is not for guests.
+        run("nft", "add table ip published");
+        run("nft", "add chain ip published pre { type nat hook prerouting priority -100; }");
+        run("nft", &format!("add rule ip published pre ip daddr {HOST} tcp dport 8088 dnat to {ROUTER}:80"));
+        assert!(guest.namespace.tcp(HOST, 8_088).is_err());
+        assert!(public.iter().all(|server| server.hits() == 2));
 
         // The host reaches the guest; the outside doesn't, even when it knows the way.
         assert!(network.ping(slot.address).await.unwrap());

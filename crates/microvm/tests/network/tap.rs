@@ -12,6 +12,7 @@ mod request {
         nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()),
         libc::ifreq
     );
+    nix::ioctl_write_int_bad!(set_persistent, nix::request_code_write!(b'T', 203, size_of::<libc::c_int>()));
 }
 
 /// Opens a tap as a VMM does, in the calling thread's network namespace; makes one if there is none.
@@ -26,4 +27,11 @@ pub(crate) fn open(name: &str) -> io::Result<File> {
     // SAFETY: the descriptor is open, and the name ends with a zero.
     unsafe { request::set_interface(tun.as_raw_fd(), &raw const interface) }?;
     Ok(tun)
+}
+
+/// Makes a tap stay when it is closed.
+pub(crate) fn persist(tun: &File) -> io::Result<()> {
+    // SAFETY: the descriptor is open, and TUNSETPERSIST takes an integer.
+    unsafe { request::set_persistent(tun.as_raw_fd(), 1) }?;
+    Ok(())
 }

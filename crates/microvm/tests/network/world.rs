@@ -247,12 +247,17 @@ pub(crate) struct Guest {
 impl Guest {
     /// Boots one on a slot that is attached. Its VMM runs in the calling thread's namespace.
     pub(crate) fn boot(slot: &Slot) -> Self {
+        Self::boot_in(slot, GATEWAY, 24)
+    }
+
+    /// Boots one in another range.
+    pub(crate) fn boot_in(slot: &Slot, gateway: Ipv4Addr, prefix: u8) -> Self {
         let wire = Arc::new(tap::open(&slot.tap).expect("the slot's tap"));
         let namespace = Namespace::new();
         let card = namespace.run(|| tap::open("eth0").expect("a network card"));
         namespace.ip(&format!("link set eth0 address {} up", slot.mac));
-        namespace.ip(&format!("addr add {}/24 dev eth0", slot.address));
-        namespace.ip(&format!("route add default via {GATEWAY}"));
+        namespace.ip(&format!("addr add {}/{prefix} dev eth0", slot.address));
+        namespace.ip(&format!("route add default via {gateway}"));
         let (seen, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
         let vmm = {
             let (wire, seen, stop) = (wire.clone(), seen.clone(), stop.clone());
@@ -304,4 +309,21 @@ fn carry(wire: &File, card: &File, seen: &Mutex<Vec<Vec<u8>>>, stop: &AtomicUsiz
             let _ = (&*wire).write(&buffer[..length]);
         }
     }
+}
+
+/// Asserts that two listings have the same lines, in any order, and shows only those that differ.
+pub(crate) fn assert_same(now: &str, then: &str, when: &str) {
+    let missing = |from: &str, of: &str| -> Vec<String> {
+        let mut rest: Vec<&str> = from.lines().collect();
+        let mut missing = Vec::new();
+        for line in of.lines() {
+            match rest.iter().position(|other| *other == line) {
+                Some(there) => drop(rest.swap_remove(there)),
+                None => missing.push(line.to_owned()),
+            }
+        }
+        missing
+    };
+    let (gone, new) = (missing(now, then), missing(then, now));
+    assert!(gone.is_empty() && new.is_empty(), "{when}: gone: {gone:#?}, new: {new:#?}");
 }
