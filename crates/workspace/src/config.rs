@@ -105,7 +105,7 @@ pub enum ConfigError {
     },
 }
 
-const OURS: [&str; 7] = [
+const OURS: [&str; 9] = [
     "CLARATEACH_LISTEN",
     "CLARATEACH_SECRET",
     "CLARATEACH_SECRET_FILE",
@@ -113,6 +113,9 @@ const OURS: [&str; 7] = [
     "CLARATEACH_UID",
     "CLARATEACH_SHELL",
     "CLARATEACH_PORTS",
+    // Between the two lives of a microVM's first process, see `pid1::guest`.
+    "CLARATEACH_CONTROL",
+    "CLARATEACH_UPPER",
 ];
 
 impl Config {

@@ -2,7 +2,11 @@
 
 use std::process::ExitCode;
 
-use clarateach_workspace::{config::Config, pid1, server};
+use clarateach_workspace::{
+    config::Config,
+    pid1::{self, guest},
+    server,
+};
 
 fn main() -> ExitCode {
     match run() {
@@ -15,16 +19,21 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Box<dyn std::error::Error>> {
+    if guest::is_first_process() {
+        guest::boot();
+    }
     match std::env::args().nth(1).as_deref() {
-        None | Some("serve") => {}
+        None | Some("serve") => serve(|| {}),
+        Some("guest") => guest::live(serve),
         Some("--version") => {
             clarateach_workspace::say(concat!("workspace ", env!("CARGO_PKG_VERSION")));
-            return Ok(());
+            Ok(())
         }
-        Some(other) => {
-            return Err(format!("unknown command {other:?}: `workspace serve` is the only one").into());
-        }
+        Some(other) => Err(format!("unknown command {other:?}: `workspace serve` is the only one").into()),
     }
+}
+
+fn serve(listening: impl FnOnce()) -> Result<(), Box<dyn std::error::Error>> {
     pid1::close_memory()?;
     let config = Config::from_environment()?;
     pid1::scrub_environment();
@@ -34,6 +43,6 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         .max_blocking_threads(2)
         .thread_stack_size(256 << 10)
         .build()?;
-    tokio::task::LocalSet::new().block_on(&runtime, seat.serve())?;
+    tokio::task::LocalSet::new().block_on(&runtime, seat.serve(listening))?;
     Ok(())
 }

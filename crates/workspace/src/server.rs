@@ -87,11 +87,12 @@ impl Seat {
         Ok(Rc::new(Seat { config, secret, terminals, files, ports, events: Events::default() }))
     }
 
-    /// Serves until SIGTERM or SIGINT, then ends every process of the seat. Must run inside a `LocalSet`.
+    /// Serves until SIGTERM or SIGINT, then ends every process of the seat. Calls `listening` once connections are
+    /// taken. Must run inside a `LocalSet`.
     ///
     /// # Errors
     /// When it can't listen.
-    pub async fn serve(self: Rc<Seat>) -> Result<(), SeatError> {
+    pub async fn serve(self: Rc<Seat>, listening: impl FnOnce()) -> Result<(), SeatError> {
         let mut children = signal(SignalKind::child())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -100,6 +101,7 @@ impl Seat {
             .await
             .map_err(|source| SeatError::Listen { listen: format!("{listen:?}"), source })?;
         self.ports.own_port_is(listener.port());
+        listening();
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {

@@ -1,6 +1,8 @@
-//! What a seat's first process owes the rest: keep its secret, reap every child, and end them all when told to.
+//! What a seat's first process owes the rest: keep its secret, reap every child, and end them all when told to. In a
+//! microVM, where nobody was there before it, also everything that makes a machine of it: [`guest`].
 
 mod environment;
+pub mod guest;
 mod processes;
 
 pub use environment::{close_memory, scrub_environment};

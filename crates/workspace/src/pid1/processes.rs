@@ -72,6 +72,13 @@ pub(crate) fn descendants() -> Vec<u32> {
     found
 }
 
+/// All living processes of a machine but this one, process 1, and the kernel's threads, which are children of process 2.
+pub(super) fn others() -> Vec<u32> {
+    let own = std::process::id();
+    let is_other = |p: &Process| p.pid > 2 && p.pid != own && p.parent != 2;
+    processes().into_iter().filter(is_other).map(|p| p.pid).collect()
+}
+
 /// The living processes of a terminal's session.
 pub(crate) fn session_members(leader: u32) -> Vec<u32> {
     processes().into_iter().filter(|p| p.session == leader).map(|p| p.pid).collect()
