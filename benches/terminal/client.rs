@@ -229,8 +229,9 @@ pub(crate) async fn flood(
 
 /// How long Ctrl-C takes to be seen by somebody who reads a flood at this rate (bytes/s).
 pub(crate) async fn interrupt(target: &Target, rate: u64) -> Result<Duration, Failure> {
+    // In sh, because an interactive bash does not run a trap when its child is interrupted.
     let command = format!(
-        "trap 'printf INTER; printf RUPTED' INT; printf REA; printf DY; while cat {FLOOD_FILE}; do :; done"
+        "sh -c \"trap 'printf INTER; printf RUPTED' INT; printf REA; printf DY; while cat {FLOOD_FILE}; do :; done\""
     );
     let mut terminal = Terminal::run(target, false, &command, "READY").await?;
     let start = Instant::now();
