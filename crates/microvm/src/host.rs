@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{MicroVmConfig, Readiness};
 use crate::directory::Lock;
 use crate::error::Fault;
+use crate::guest::{self, GuestError, initramfs};
 use crate::images::{self, Images};
 use crate::instance::Instances;
 use crate::journal::{Journal, Record};
@@ -46,8 +47,8 @@ pub(crate) struct Host {
     pub(crate) lock: Lock,
     /// Read while a VM without egress is attached; written while left-overs in the firewall are removed.
     pub(crate) closed_egress: tokio::sync::RwLock<()>,
-    /// Held while the initramfs is built.
-    pub(crate) building: tokio::sync::Mutex<()>,
+    /// The initramfs and what it was built from; held while it is built.
+    pub(crate) built: tokio::sync::Mutex<Option<(String, PathBuf)>>,
 }
 
 impl Host {
@@ -85,13 +86,12 @@ impl Host {
         if let Some(modules) = self.images.modules() {
             stamp(fs::metadata(&modules).map_err(|error| missing(&modules, &error))?);
         }
-        hash.update(crate::interim::initramfs::FORMAT.as_bytes());
         Ok(hash.finalize().to_hex()[..16].to_owned())
     }
 
-    fn initramfs_path(&self) -> Result<PathBuf, Fault> {
-        let name = format!("initramfs-{}.cpio", self.initramfs_stamp()?);
-        Ok(self.config.state_dir.join("boot").join(name))
+    /// The directory of what VMs boot.
+    pub(crate) fn boot(&self) -> PathBuf {
+        self.config.state_dir.join("boot")
     }
 
     /// The initramfs for the workspace and modules that are there now, built if need be.
@@ -99,45 +99,31 @@ impl Host {
     /// # Errors
     /// `WORKSPACE_NOT_FOUND`, `INITRAMFS_FAILED`, `NO_SPACE`.
     pub(crate) async fn initramfs(&self) -> Result<PathBuf, Fault> {
-        let path = self.initramfs_path()?;
-        if path.exists() {
-            return Ok(path);
+        let stamp = self.initramfs_stamp()?;
+        let mut built = self.built.lock().await;
+        if let Some((of, path)) = built.as_ref()
+            && *of == stamp
+            && path.exists()
+        {
+            return Ok(path.clone());
         }
-        let _turn = self.building.lock().await;
-        if path.exists() {
-            return Ok(path);
-        }
-        let (workspace, modules) = (self.config.workspace_bin.clone(), self.images.modules());
-        let into = path.clone();
-        let build = move || {
-            let draft = into.with_extension("draft");
-            crate::interim::initramfs::build(&workspace, modules.as_deref(), &draft)
-                .map_err(|error| Fault::new("INITRAMFS_FAILED", error.to_string()))?;
-            for entry in fs::read_dir(into.parent().unwrap_or(Path::new("/"))).into_iter().flatten().flatten()
-            {
-                let old = entry.path();
-                if old != draft && old.extension().is_some_and(|extension| extension == "cpio") {
-                    // VMs that run have read theirs.
-                    let _ = fs::remove_file(old);
-                }
-            }
-            fs::rename(&draft, &into)
-                .map_err(|error| Fault::io("INITRAMFS_FAILED", format!("making {}", into.display()), &error))
-        };
-        tokio::task::spawn_blocking(build)
+        let (workspace, modules, into) =
+            (self.config.workspace_bin.clone(), self.images.modules(), self.boot());
+        let build = move || initramfs::build(&workspace, modules.as_deref(), &into);
+        let path = tokio::task::spawn_blocking(build)
             .await
-            .map_err(|error| Fault::new("INITRAMFS_FAILED", error.to_string()))??;
+            .map_err(|error| Fault::new("INITRAMFS_FAILED", error.to_string()))?
+            .map_err(|error| match &error {
+                GuestError::Io { source, .. } => Fault::io("INITRAMFS_FAILED", &error, source),
+                GuestError::Unfit { .. } => Fault::new("INITRAMFS_FAILED", error.to_string()),
+            })?;
+        *built = Some((stamp, path.clone()));
         Ok(path)
     }
 
-    /// What the kernel and initramfs of a VM are now: they may have been replaced since it was made.
+    /// What the kernel of a VM is now: it may have been replaced since it was made.
     pub(crate) fn refresh(&self, record: &mut Record) {
         record.spec.kernel = self.images.kernel();
-        if record.spec.initramfs.is_some()
-            && let Ok(path) = self.initramfs_path()
-        {
-            record.spec.initramfs = Some(path);
-        }
     }
 
     /// Decides everything about a new VM: its name, its place among the others, its files. Nothing is made but the link
@@ -146,7 +132,7 @@ impl Host {
     /// # Errors
     /// [`RuntimeError::AtCapacity`], [`RuntimeError::Failed`].
     pub(crate) fn plan(&self, wish: &Wish) -> Result<Record, RuntimeError> {
-        let Wish { desired, image, readiness, .. } = wish;
+        let Wish { desired, image, initramfs, readiness, .. } = wish;
         let failed = |fault: Fault| fault.runtime_error("plan the VM");
         let instance = self.instances.random().map_err(|error| RuntimeError::Failed {
             operation: "name the VM".to_owned(),
@@ -159,7 +145,7 @@ impl Host {
         let disk_mb = or(desired.disk_mb, config.default_disk_mb);
         let created_at = Timestamp::now();
         let initramfs = match readiness {
-            Readiness::Health => Some(self.initramfs_path().map_err(failed)?),
+            Readiness::Health => initramfs.clone(),
             Readiness::Ping => None,
         };
         let base = self.images.hold(image).map_err(failed)?;
@@ -192,7 +178,7 @@ impl Host {
         let home = self.vm_directory(&instance);
         let upper = home.join("upper.ext4");
         let kernel_args = match readiness {
-            Readiness::Health => crate::interim::kernel_args(),
+            Readiness::Health => guest::BOOT_ARGUMENTS.to_owned(),
             Readiness::Ping => self.ping_kernel_args(&slot),
         };
         let drive = |id: &str, path: PathBuf, read_only| Drive { id: id.to_owned(), path, read_only };

@@ -24,7 +24,6 @@ pub mod guest;
 mod host;
 mod images;
 mod instance;
-mod interim;
 mod journal;
 pub mod net;
 mod runtime;

@@ -134,7 +134,7 @@ impl MicroVmRuntime {
             closing: CancellationToken::new(),
             lock,
             closed_egress: tokio::sync::RwLock::default(),
-            building: tokio::sync::Mutex::default(),
+            built: tokio::sync::Mutex::default(),
             config,
         });
         adopt::adopt(&host, opened.records);
@@ -203,9 +203,13 @@ impl MicroVmRuntime {
         host.check_kernel()?;
         desired.image = image.name.clone();
         let readiness = readiness.unwrap_or(host.config.readiness);
+        let initramfs = match readiness {
+            Readiness::Health => Some(host.initramfs().await?),
+            Readiness::Ping => None,
+        };
         let key = desired.key.clone();
         let (reply, answer) = oneshot::channel();
-        let wish = Box::new(Wish { desired, image, readiness, asked: began });
+        let wish = Box::new(Wish { desired, image, initramfs, readiness, asked: began });
         self.ask(&key, Request::Apply { wish, reply });
         Ok(answer.await.map_err(|_| closed())??)
     }

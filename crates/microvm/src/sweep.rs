@@ -65,11 +65,22 @@ pub(crate) async fn sweep(host: Arc<Host>, taps: StrayTaps) {
         }
     }
     host.images.sweep();
+    sweep_boot(&host).await;
     host.snapshots.sweep(&host).await;
     // Last: a VMM that still ran had its tap in use.
     let removed = sweep_taps(&host, taps).await;
     if count > 0 || removed > 0 {
         tracing::info!(vms = count, taps = removed, "left-overs were removed");
+    }
+}
+
+/// Removes what VMs of another workspace or other modules booted from.
+async fn sweep_boot(host: &Host) {
+    let Ok(current) = host.initramfs().await else { return };
+    for entry in fs::read_dir(host.boot()).into_iter().flatten().flatten() {
+        if entry.path() != current {
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 

@@ -2,9 +2,9 @@
 
 #[path = "guest_boot/image.rs"]
 mod image;
-mod support;
 #[path = "support/qemu.rs"]
 mod qemu;
+mod support;
 
 use clarateach_runtime::conformance;
 

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use clarateach_ids::{Generation, SeatKey};
@@ -19,6 +20,8 @@ use crate::net::Slot;
 pub(crate) struct Wish {
     pub(crate) desired: DesiredSeat,
     pub(crate) image: Image,
+    /// What a guest boots that is told who it is over its control channel.
+    pub(crate) initramfs: Option<PathBuf>,
     pub(crate) readiness: Readiness,
     /// When it came in.
     pub(crate) asked: std::time::Instant,

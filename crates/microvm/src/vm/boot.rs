@@ -15,15 +15,15 @@ use tokio::time::{sleep, timeout};
 use super::{Phase, console, phase};
 use crate::config::Readiness;
 use crate::error::Fault;
+use crate::guest::control::{Control, ControlError, Patience};
 use crate::host::Host;
-use crate::interim::control::Control;
 use crate::journal::{Event, Record};
 
 /// Between attempts to reach the guest's control channel.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// How long one question to a guest may take before it is asked anew: a guest that boots does not listen yet.
-const ANSWER: Duration = Duration::from_secs(10);
+const ANSWER: Patience = Patience { quick: Duration::from_secs(10), configure: Duration::from_secs(60) };
 /// How long a guest that was restored may take to answer: it is past everything that takes time.
 const RESTORED: Duration = Duration::from_secs(10);
 /// Bytes for the guest's entropy pool.
@@ -113,7 +113,7 @@ async fn state(host: &Arc<Host>, record: &Record) -> GuestState {
     let mut pause = FIRST_PAUSE;
     loop {
         if let Ok(stream) = host.vmm.control(&record.spec).await
-            && let Ok(state) = Control::new(stream).hello().await
+            && let Ok(state) = Control::new(stream).with_patience(ANSWER).hello().await
         {
             return state;
         }
@@ -130,48 +130,65 @@ async fn configure(host: &Arc<Host>, record: &Record) -> Result<(), Fault> {
     let mut report = Some(reporter(host, record, Instant::now()));
     let mut pause = FIRST_PAUSE;
     loop {
-        tokio::select! {
-            outcome = timeout(ANSWER, attempt(host, record)) => match outcome {
-                Ok(Ok(())) => return Ok(()),
-                Ok(Err(error)) => {
-                    if error.kind() == io::ErrorKind::InvalidInput {
-                        // The guest has said no; asked again it says the same.
-                        if let Some(mut report) = report.take() {
-                            report(Health::Silent(Reason::new("GUEST_REFUSED", error.to_string())));
-                        }
-                        std::future::pending::<()>().await;
+        let attempt = attempt(host, record);
+        tokio::pin!(attempt);
+        let outcome = loop {
+            tokio::select! {
+                outcome = &mut attempt => break outcome,
+                () = &mut patience, if report.is_some() => {
+                    let seconds = host.config.probe.patience.as_secs();
+                    let message = format!("Its guest is not ready {seconds} s after it was started: {why}");
+                    if let Some(mut report) = report.take() {
+                        report(Health::Silent(Reason::new("UNRESPONSIVE", message)));
                     }
-                    why = error.to_string();
-                }
-                Err(_) => why = format!("no answer on its control channel within {} s", ANSWER.as_secs()),
-            },
-            () = &mut patience, if report.is_some() => {
-                let seconds = host.config.probe.patience.as_secs();
-                let message = format!("Its guest is not ready {seconds} s after it was started: {why}");
-                if let Some(mut report) = report.take() {
-                    report(Health::Silent(Reason::new("UNRESPONSIVE", message)));
                 }
             }
+        };
+        match outcome {
+            Ok(()) => return Ok(()),
+            Err(Unconfigured::Refused(message)) => {
+                // Asked again it says the same; it is kept for a look.
+                if let Some(mut report) = report.take() {
+                    report(Health::Silent(Reason::new("GUEST_REFUSED", message)));
+                }
+                return std::future::pending().await;
+            }
+            Err(Unconfigured::NotYet(message)) => why = message,
         }
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
-/// One conversation with the guest. [`io::ErrorKind::InvalidInput`] when it refuses its configuration.
-async fn attempt(host: &Host, record: &Record) -> io::Result<()> {
-    let mut control = Control::new(host.vmm.control(&record.spec).await?);
+/// Why a guest does not know who it is.
+enum Unconfigured {
+    /// It has not answered.
+    NotYet(String),
+    /// It has said no.
+    Refused(String),
+}
+
+impl From<ControlError> for Unconfigured {
+    fn from(error: ControlError) -> Self {
+        match error {
+            ControlError::Refused { .. } | ControlError::TooLong { .. } => Self::Refused(error.to_string()),
+            ControlError::Silent { .. } | ControlError::Broken { .. } => Self::NotYet(error.to_string()),
+        }
+    }
+}
+
+/// One conversation with the guest.
+async fn attempt(host: &Host, record: &Record) -> Result<(), Unconfigured> {
+    let not_yet = |error: io::Error| Unconfigured::NotYet(error.to_string());
+    let stream = host.vmm.control(&record.spec).await.map_err(not_yet)?;
+    let mut control = Control::new(stream).with_patience(ANSWER);
     match control.hello().await? {
         // Configured by a process that has not lived to write it down.
         GuestState::Running => Ok(()),
-        GuestState::Ending => Err(io::Error::other("the guest is shutting down")),
+        GuestState::Ending => Err(Unconfigured::NotYet("the guest is shutting down".to_owned())),
         GuestState::Parked => {
-            let config = config(host, record)?;
-            control.configure(config).await.map_err(|error| match error.kind() {
-                io::ErrorKind::Other => io::Error::new(io::ErrorKind::InvalidInput, error.to_string()),
-                _ => error,
-            })?;
-            Ok(())
+            let config = config(host, record).map_err(not_yet)?;
+            Ok(control.configure(&config).await?)
         }
     }
 }

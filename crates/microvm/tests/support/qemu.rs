@@ -122,7 +122,8 @@ impl Machines {
         let prefix = &journal[at + 1..at + 13];
         let roots = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
         let roots = roots.chain([PathBuf::from("/sys/fs/cgroup")]);
-        let groups = roots.flat_map(|root| fs::read_dir(root.join("clarateach")).into_iter().flatten().flatten());
+        let groups =
+            roots.flat_map(|root| fs::read_dir(root.join("clarateach")).into_iter().flatten().flatten());
         let names = groups.map(|group| group.file_name().to_string_lossy().into_owned());
         names.filter(|name| name.starts_with(prefix)).map(|name| format!("group {name}")).collect()
     }
