@@ -1,5 +1,6 @@
 //! The microVM runtime against the rules for all runtimes, over virtual machines.
 
+#[allow(dead_code)]
 #[path = "guest_boot/image.rs"]
 mod image;
 #[path = "support/qemu.rs"]

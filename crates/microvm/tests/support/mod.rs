@@ -1,6 +1,6 @@
 //! A microVM runtime to test, over a world in which VMs are plain processes.
 
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, unused_imports)]
 
 mod fakes;
 

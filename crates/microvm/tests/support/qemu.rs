@@ -1,5 +1,7 @@
 //! A microVM runtime over real virtual machines: QEMU with an emulated processor, in a network namespace of its own.
 
+#![allow(dead_code, unreachable_pub)]
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
