@@ -124,7 +124,7 @@ fn is_the_seat_it_was_told_to_be(machine: &Machine) {
         echo "course: $COURSE"
         echo "ours: $(env 2>/dev/null | grep -c CLARATEACH_ || true)"
         echo "secret: $(cat /proc/1/environ /proc/1/cmdline 2>/dev/null | grep -c correct-horse)"
-        echo "anywhere: $(grep -rls correct-horse /etc /run /tmp /workspace/.?* /var 2>/dev/null | grep -cv probe)"
+        echo "anywhere: $(grep -rls correct-horse /etc /run /tmp /workspace 2>/dev/null | grep -cv prob)"
         echo "dns: $(echo $(cat /etc/resolv.conf))"
         echo "mac: $(cat /sys/class/net/eth0/address) $(cat /sys/class/net/eth0/mtu)"
         echo "address: $(echo $(ip -4 addr show eth0 | grep inet))"
@@ -218,7 +218,7 @@ async fn a_kernel_that_mounted_the_base_itself_starts_the_same_seat() {
     let drives = drives(&Init::Ours(&ours(&parts)));
     // Debian's kernel has its drivers as modules, so what a kernel with built-in ones does is done by a script.
     let script = "#!/bin/sh\nmount -t devtmpfs none /dev\nfor m in /modules/*; do insmod $m; done\n\
-        while ! [ -b /dev/vda ]; do :; done\nmount -o ro /dev/vda /base\numount /dev\nexec switch_root /base /sbin/init\n";
+        while ! [ -b /dev/vda ]; do :; done\nmount -t ext4 -o ro /dev/vda /base\numount /dev\nexec switch_root /base /sbin/init\n";
     let initramfs = scripted_initramfs(&parts, drives.path(), script);
     let unusual = Unusual { initramfs: Some(initramfs), ..Unusual::default() };
     let mut machine = Machine::boot(&parts, drives.path(), &unusual);

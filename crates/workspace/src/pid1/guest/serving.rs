@@ -35,6 +35,8 @@ pub fn live(
     serve: impl FnOnce(Box<dyn FnOnce()>) -> Result<(), Box<dyn Error>>,
 ) -> Result<(), Box<dyn Error>> {
     ending::on_panic();
+    // It was executed by way of /proc/self/exe, which would be its name.
+    let _ = rustix::thread::set_name(c"workspace");
     let inherited = inherit().ok_or("`workspace guest` is only started by a microVM's first process")?;
     let upper = inherited.upper;
     let inherited = Rc::new(RefCell::new(Some(inherited)));
