@@ -1,6 +1,10 @@
 //! Who this machine is, as its programs see it: host name, name resolution, who may become root.
 
-use std::{fs, io, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+};
 
 use clarateach_seatproto::guest::GuestConfig;
 
@@ -25,24 +29,23 @@ pub(super) fn check(config: &GuestConfig) -> Result<(), GuestError> {
     config.network.as_ref().map_or(Ok(()), interface::check)
 }
 
-/// Sets the host name and writes the files that depend on who we are. The root is the learner's by now.
+/// Sets the host name and writes the files that depend on who we are. The root is the learner's by now, who may have
+/// filled its disk: a file that can't be written is said, and the old one stays.
 pub(super) fn write(config: &GuestConfig) -> Result<(), GuestError> {
     let name = &config.hostname;
     rustix::system::sethostname(name.as_bytes()).map_err(GuestError::during("setting the host name"))?;
-    if fs::create_dir_all("/etc").is_ok() {
-        put("/etc/hostname", &format!("{name}\n"), 0o644)?;
-        let address =
-            config.network.as_ref().map_or_else(|| "127.0.1.1".to_owned(), |n| n.address.to_string());
-        let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
-        put("/etc/hosts", &with_host(&hosts, &address, name), 0o644)?;
-        let nameservers = config.network.as_ref().map(|n| n.dns.as_slice()).unwrap_or_default();
-        if !nameservers.is_empty() {
-            let lines: String = nameservers.iter().map(|server| format!("nameserver {server}\n")).collect();
-            put("/etc/resolv.conf", &lines, 0o644)?;
-        }
+    let _ = fs::create_dir_all("/etc");
+    put("/etc/hostname", &format!("{name}\n"), 0o644);
+    let address = config.network.as_ref().map_or_else(|| "127.0.1.1".to_owned(), |n| n.address.to_string());
+    let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
+    put("/etc/hosts", &with_host(&hosts, &address, name), 0o644);
+    let nameservers = config.network.as_ref().map(|n| n.dns.as_slice()).unwrap_or_default();
+    if !nameservers.is_empty() {
+        let lines: String = nameservers.iter().map(|server| format!("nameserver {server}\n")).collect();
+        put("/etc/resolv.conf", &lines, 0o644);
     }
     if is_directory("/etc/sudoers.d") {
-        put("/etc/sudoers.d/clarateach", SUDOERS, 0o440)?;
+        put("/etc/sudoers.d/clarateach", SUDOERS, 0o440);
     }
     Ok(())
 }
@@ -63,17 +66,20 @@ fn with_host(hosts: &str, address: &str, name: &str) -> String {
 
 /// Replaces a file; where the image has a symbolic link (`/etc/resolv.conf` often is one, to something that a service
 /// would make), the link goes and what it leads to stays.
-fn put(path: &str, content: &str, mode: u32) -> Result<(), GuestError> {
+fn put(path: &str, content: &str, mode: u32) {
     let write = || -> io::Result<()> {
+        // A learner may have put anything in the way of it.
         let fresh = format!("{path}.clarateach");
-        fs::write(&fresh, content)?;
-        fs::set_permissions(&fresh, fs::Permissions::from_mode(mode))?;
-        if Path::new(path).is_dir() {
-            return fs::remove_file(&fresh);
-        }
-        fs::rename(&fresh, path)
+        let _ = fs::remove_file(&fresh);
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh)?;
+        file.write_all(content.as_bytes())?;
+        fs::rename(&fresh, path).inspect_err(|_| {
+            let _ = fs::remove_file(&fresh);
+        })
     };
-    write().map_err(GuestError::during(format!("writing {path}")))
+    if let Err(error) = write() {
+        crate::say(&format!("writing {path}: {error}"));
+    }
 }
 
 #[cfg(test)]
