@@ -1,5 +1,7 @@
 //! Guests booted for real: a distribution's kernel, our initramfs, an emulated machine.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and prints what it measured")]
+
 mod image;
 mod machine;
 
