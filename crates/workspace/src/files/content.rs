@@ -173,7 +173,11 @@ impl Replacement {
                 &*self.name,
                 flags,
             ) {
-                Ok(()) => self.temporary = None,
+                Ok(()) => {
+                    self.temporary = None;
+                    // The name too, before the learner is told that the file is saved: a microVM may end at any moment.
+                    rustix::fs::fsync(&self.file).map_err(|e| self.refuse(e))?;
+                }
                 Err(Errno::EXIST) => {
                     let message = format!("{} has appeared meanwhile; read it before writing", self.path);
                     return Err(Refusal::new(StatusCode::PRECONDITION_FAILED, "CHANGED", message));
