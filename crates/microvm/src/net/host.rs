@@ -225,14 +225,18 @@ impl HostNetwork {
     }
 
     /// Puts the taps of running VMs back on a bridge that was taken away and made again, or that somebody has changed.
-    async fn mend_ports(&self, bridge: u32, all: bool) -> Result<(), NetError> {
-        for link in self.our_taps().await? {
+    async fn mend_ports(&self, links: &[Link], bridge: u32, all: bool) -> Result<(), NetError> {
+        for link in links.iter().filter(|link| link.is_tap()) {
             let lost = link.bridge.is_none() && link.carrier;
             let changed = link.bridge == Some(bridge) && (all || !link.isolated);
             if let Some(address) = tap::address_of(&self.wanted.taps, &link.name).filter(|_| lost || changed)
             {
                 tracing::warn!(tap = link.name, "this tap was taken off the bridge, or changed: mended");
-                self.attach_tap(&self.slot(address, Egress::Internet), link.index, bridge).await?;
+                let mended = self.attach_tap(&self.slot(address, Egress::Internet), link.index, bridge).await;
+                // Its VM may have ended meanwhile.
+                if mended.is_err() && if_nametoindex(link.name.as_str()) == Ok(link.index) {
+                    return mended;
+                }
             }
         }
         Ok(())
@@ -290,7 +294,7 @@ impl Network for HostNetwork {
         self.firewall.ensure().await?;
         let bridge = self.wanted.carry_out(&plan, &self.links).await?;
         // A bridge that goes down or loses its address forgets its neighbours.
-        self.mend_ports(bridge, plan.bring_up || plan.add_address).await
+        self.mend_ports(&host.links, bridge, plan.bring_up || plan.add_address).await
     }
 
     async fn attach(&self, slot: &Slot) -> Result<(), NetError> {

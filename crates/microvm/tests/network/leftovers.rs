@@ -76,8 +76,8 @@ fn detaching_leaves_nothing() {
 }
 
 #[test]
-fn two_thousand_left_over_taps_go_quickly_and_only_ours() {
-    on_a_host("two_thousand_left_over_taps_go_quickly_and_only_ours", || async {
+fn thousands_of_left_over_taps_go_quickly_and_only_ours() {
+    on_a_host("thousands_of_left_over_taps_go_quickly_and_only_ours", || async {
         let config = || NetConfig { address: Ipv4Addr::new(10, 77, 0, 1), prefix: 16, ..config() };
         let before = HostNetwork::new(config()).unwrap();
         before.ensure().await.unwrap();
@@ -85,7 +85,12 @@ fn two_thousand_left_over_taps_go_quickly_and_only_ours() {
         let foreign = tap_name("another owner", GATEWAY);
         ip(&format!("tuntap add dev {foreign} mode tap"));
         let address = |n: u32| Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 77, 0, 10)) + n);
-        // A thousand on the bridge, as many as it takes but 23, and a thousand beside it.
+        // How many there are, at least 1,100; CLARATEACH_LEFT_OVER_TAPS=10000 for a soak.
+        let count = std::env::var("CLARATEACH_LEFT_OVER_TAPS")
+            .ok()
+            .and_then(|count| count.parse().ok())
+            .unwrap_or(2_000);
+        // A thousand on the bridge, as many as it takes but 23, and the rest beside it.
         let slots: Vec<Slot> = (0..1_000).map(|n| before.slot(address(n), Egress::Internet)).collect();
         let making = Instant::now();
         for some in slots.chunks(50) {
@@ -94,22 +99,17 @@ fn two_thousand_left_over_taps_go_quickly_and_only_ours() {
             }
         }
         println!("network: 1000 taps attached, 50 at a time, in {:?}", making.elapsed());
-        let names: Vec<String> = (1_000..2_000).map(|n| tap_name("test", address(n))).collect();
-        let made: Vec<std::fs::File> = names
-            .iter()
-            .map(|name| {
-                let file = tap::open(name).unwrap();
-                tap::persist(&file).unwrap();
-                file
-            })
-            .collect();
-        drop(made);
+        for n in 1_000..count {
+            tap::persist(&tap::open(&tap_name("test", address(n))).unwrap()).unwrap();
+        }
         drop(before);
 
         // An agent that starts, wants the first ten of them, and takes the eleventh's address into use meanwhile.
         let network = HostNetwork::new(config()).unwrap();
+        let starting = Instant::now();
         network.ensure().await.unwrap();
-        assert_eq!(network.taps().await.unwrap().len(), 2_000);
+        println!("network: made sure of with {count} left-over taps in {:?}", starting.elapsed());
+        assert_eq!(network.taps().await.unwrap().len(), count as usize);
         let sweeping = Instant::now();
         let (swept, used) = tokio::join!(network.sweep(&slots[..10]), async {
             let asked = Instant::now();
@@ -127,11 +127,11 @@ fn two_thousand_left_over_taps_go_quickly_and_only_ours() {
         let mut wanted: Vec<String> = slots[..11].iter().map(|slot| slot.tap.clone()).collect();
         wanted.sort();
         assert_eq!(left, wanted);
-        assert!(swept >= 1_989, "{swept}");
+        assert!(swept >= count as usize - 11, "{swept}");
         assert_eq!(neighbours(), 11);
         let shown = run("ip", "-o link");
         assert!(shown.contains("ctother") && shown.contains(&foreign));
-        assert!(took < Duration::from_secs(20), "{took:?}");
+        assert!(swept as f64 / took.as_secs_f64() > 100.0, "{swept} in {took:?}");
     });
 }
 
