@@ -30,6 +30,8 @@ use super::together::Together;
 use super::{NetError, Network, Slot, sysctl};
 
 const DIAL: Duration = Duration::from_secs(2);
+/// How often the network is looked at. It takes three runs of nft.
+const TEND: Duration = Duration::from_secs(15);
 /// How many taps are removed in one go: others wait for the kernel's lock as long as that takes.
 const SWEEP: usize = 64;
 /// With more at a time each takes longer, and all of them as long.
@@ -142,6 +144,30 @@ impl HostNetwork {
     #[must_use]
     pub fn slot(&self, address: Ipv4Addr, egress: Egress) -> Slot {
         Slot { address, tap: tap_name(&self.wanted.owner, address), mac: MacAddr::of_ipv4(address), egress }
+    }
+
+    /// What has to go on as long as there are VMs: serves names to guests, and mends what somebody changed, until told not
+    /// to. May begin before the bridge is there.
+    pub async fn run(&self, cancel: CancellationToken) {
+        tokio::join!(self.serve_dns(cancel.clone()), self.tend(cancel));
+    }
+
+    async fn tend(&self, cancel: CancellationToken) {
+        let mut failing = false;
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(TEND) => {}
+            }
+            match self.ensure().await {
+                Ok(()) => failing = false,
+                Err(error) if !failing => {
+                    failing = true;
+                    tracing::error!(%error, "the network of VMs is not as it should be, and can't be mended");
+                }
+                Err(_) => {}
+            }
+        }
     }
 
     /// Serves names to guests on the bridge address, until told not to. May begin before the bridge is there.

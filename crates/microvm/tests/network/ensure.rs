@@ -21,8 +21,13 @@ fn everything() -> String {
 
 /// Without what the kernel finds out by itself some time after: whether somebody is at the other end.
 fn steady(line: &str) -> String {
-    let words = [",LOWER_UP", "NO-CARRIER,", " state UNKNOWN", " state DOWN", " state UP", " linkdown"];
-    words.iter().fold(line.to_owned(), |line, word| line.replace(word, ""))
+    let line = [",LOWER_UP", "NO-CARRIER,", " linkdown"]
+        .iter()
+        .fold(line.to_owned(), |line, word| line.replace(word, ""));
+    match line.split_once(" state ").map(|(before, rest)| (before, rest.split_once(' '))) {
+        Some((before, Some((_state, after)))) => format!("{before} {after}"),
+        _ => line,
+    }
 }
 
 /// Without what has been counted since, and the numbers that a bridge that is made anew has.

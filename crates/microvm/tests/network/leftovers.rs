@@ -161,7 +161,12 @@ fn a_full_bridge_is_told_and_leaves_nothing() {
 fn a_vms_network_costs_little() {
     on_a_host("a_vms_network_costs_little", || async {
         let network = network();
+        let began = Instant::now();
         network.ensure().await.unwrap();
+        println!("network: made in {:?}", began.elapsed());
+        let began = Instant::now();
+        network.ensure().await.unwrap();
+        println!("network: found as it should be in {:?}", began.elapsed());
         let mut attach = Vec::new();
         let mut detach = Vec::new();
         for round in 0..200 {
