@@ -197,14 +197,19 @@ fn wait(waiting: &mut [PollFd<'_>], deadline: Instant) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::{fd::OwnedFd, unix::net::UnixStream};
+    use std::os::{
+        fd::OwnedFd,
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixListener, UnixStream},
+    };
 
     use super::*;
 
     /// A channel over a socket, which behaves as a vsock connection does, and the host's end of it.
     fn pair() -> (Channel, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let (listener, _) = UnixStream::pair().unwrap();
+        // Nobody knows its name, so nobody comes.
+        let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name([]).unwrap()).unwrap();
         ours.set_nonblocking(true).unwrap();
         let vsock = Vsock::with_peer(OwnedFd::from(listener), OwnedFd::from(ours));
         (Channel::over(Link::Vsock(vsock)), theirs)
