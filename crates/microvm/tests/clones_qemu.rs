@@ -3,8 +3,8 @@
 #[allow(dead_code)]
 #[path = "guest_boot/image.rs"]
 mod image;
-#[path = "support/qemu.rs"]
-mod qemu;
+#[path = "support/machines.rs"]
+mod machines;
 mod support;
 
 use std::time::Duration;
@@ -16,7 +16,7 @@ use clarateach_runtime::{DesiredSeat, EnvironmentState, Runtime};
 use clarateach_testkit::wait_for;
 use http::Method;
 use jiff::Timestamp;
-use qemu::Machines;
+use machines::Machines;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -72,8 +72,8 @@ async fn create(runtime: &MicroVmRuntime, seat: &DesiredSeat) -> clarateach_micr
 
 #[test]
 fn clones_share_nothing_that_tells_machines_apart() {
-    qemu::in_own_network(|| async {
-        let Some(mut machines) = qemu::machines("clones_qemu clones_share_nothing").await else { return };
+    machines::in_own_network(|| async {
+        let Some(mut machines) = machines::qemu("clones_qemu clones_share_nothing").await else { return };
         machines.config.snapshots = true;
         machines.config.capacity = 3;
         let runtime = machines.open().await;

@@ -3,8 +3,8 @@
 #[allow(dead_code)]
 #[path = "guest_boot/image.rs"]
 mod image;
-#[path = "support/qemu.rs"]
-mod qemu;
+#[path = "support/machines.rs"]
+mod machines;
 mod support;
 
 use clarateach_runtime::conformance;
@@ -15,8 +15,8 @@ macro_rules! on_machines {
         $(
             #[test]
             fn $name() {
-                qemu::in_own_network(|| async {
-                    if let Some(machines) = qemu::machines(concat!("conformance_qemu ", stringify!($name))).await {
+                machines::in_own_network(|| async {
+                    if let Some(machines) = machines::qemu(concat!("conformance_qemu ", stringify!($name))).await {
                         conformance::$name(&machines).await;
                     }
                 });

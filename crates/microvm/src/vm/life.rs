@@ -22,7 +22,7 @@ use crate::snapshot::{Kind, Start};
 use crate::vmm::{Snapshot, VmProcess, VmmError};
 
 /// The longest a VMM may take to be started; drivers give up earlier.
-const LONGEST_START: Duration = Duration::from_secs(90);
+const LONGEST_START: Duration = Duration::from_secs(240);
 /// Between looks at a VMM that can't be watched by pidfd.
 const LOOK: Duration = Duration::from_millis(200);
 
