@@ -2,6 +2,7 @@
 
 pub mod docker;
 pub mod dockerd;
+pub mod firecracker_double;
 pub mod guest_kernel;
 pub mod leaks;
 pub mod seat_binary;

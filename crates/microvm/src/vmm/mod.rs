@@ -7,6 +7,8 @@
 mod cgroup;
 mod console;
 mod ending;
+pub mod firecracker;
+mod manifest;
 mod pidfd;
 mod preflight;
 mod process;

@@ -29,6 +29,8 @@ pub(super) struct Launch {
     pub(super) program: PathBuf,
     pub(super) arguments: Vec<OsString>,
     pub(super) limits: Limits,
+    /// Its working directory.
+    pub(super) directory: PathBuf,
     /// Paths that the VMM shall see as others: bind mounts in a mount namespace of its own. Both must exist.
     pub(super) binds: Vec<Bind>,
     /// Largest file it may write, in bytes.
@@ -66,7 +68,7 @@ impl Launch {
         let console_from = output.metadata().map_or(0, |meta| meta.len());
 
         let mut command = Command::new(&self.program);
-        command.args(&self.arguments).env_clear().current_dir("/");
+        command.args(&self.arguments).env_clear().current_dir(&self.directory);
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
         let groups = cgroup::enter(&spec.instance, self.limits);
         let binds = self.binds.iter().map(Bind::prepare).collect::<io::Result<_>>();

@@ -4,11 +4,12 @@
 //! | variable | what it names |
 //! |---|---|
 //! | `CLARATEACH_TEST_IMAGES` | directory of `vmlinux` and `modules/` for QEMU guests, as `scripts/setup-qemu-kernel.sh` makes it |
-//! | `FIRECRACKER_BIN` | a real Firecracker; else the one in PATH |
+//! | `FIRECRACKER_BIN`, `JAILER_BIN` | a real Firecracker and its jailer; else those in PATH |
 //! | `CLARATEACH_TEST_FC_KERNEL` | a kernel for it that answers ping at its `ip=` without user space |
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod firecracker;
 mod guest;
 mod host;
 mod qemu;

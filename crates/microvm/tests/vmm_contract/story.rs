@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use clarateach_microvm::vmm::{CONSOLE_LIMIT, Drive, Nic, VmProcess, VmSpec, Vmm, VmmError};
 use clarateach_testkit::wait_for;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use crate::host;
@@ -88,22 +89,27 @@ impl Subject {
     }
 
     /// Says one line on the control channel and gives the answer.
-    pub(crate) async fn say(&self, spec: &VmSpec, line: &str) -> String {
+    pub(crate) async fn say(&self, spec: &VmSpec, line: &str) -> Value {
         let work = async {
             let mut stream = BufReader::new(self.vmm.control(spec).await.unwrap());
             stream.write_all(format!("{line}\n").as_bytes()).await.unwrap();
             let mut answer = String::new();
             stream.read_line(&mut answer).await.unwrap();
-            answer.trim().to_owned()
+            serde_json::from_str(&answer).unwrap()
         };
         tokio::time::timeout(Duration::from_secs(10), work).await.expect("the guest answers in time")
     }
 
     pub(crate) async fn gone(&self, spec: &VmSpec) {
-        wait_for(&format!("nothing to be left of {}", spec.instance), Duration::from_secs(5), async || {
-            host::left_of(spec).is_empty().then_some(())
-        })
-        .await;
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let left = host::left_of(spec);
+            if left.is_empty() {
+                break;
+            }
+            assert!(Instant::now() < deadline, "left of {}: {left:?}", spec.instance);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         assert!(self.vmm.find(&spec.instance).is_empty());
     }
 }
@@ -148,9 +154,9 @@ pub(crate) async fn a_life(subject: &Subject) {
     assert!(!subject.vmm.is_alive(&spec, &VmProcess { start_ticks: 1, ..process.clone() }));
     detached(&spec, &process);
     if subject.control {
-        assert_eq!(subject.say(&spec, r#"{"op":"hello"}"#).await, r#"{"status":"ok","state":"parked"}"#);
+        assert_eq!(subject.say(&spec, r#"{"op":"hello"}"#).await, json!({"status":"ok","state":"parked"}));
         // Each connection is a new one.
-        assert_eq!(subject.say(&spec, r#"{"op":"hello"}"#).await, r#"{"status":"ok","state":"parked"}"#);
+        assert_eq!(subject.say(&spec, r#"{"op":"hello"}"#).await, json!({"status":"ok","state":"parked"}));
     }
     let waiting = tokio::time::timeout(Duration::from_millis(50), subject.vmm.wait(&process)).await;
     assert!(waiting.is_err(), "wait returned while it runs");
@@ -285,7 +291,7 @@ pub(crate) async fn answers_ping(subject: &Subject) {
 pub(crate) async fn shuts_down(subject: &Subject) {
     let spec = subject.spec("down", None);
     let process = subject.boot(&spec).await;
-    assert!(subject.say(&spec, r#"{"op":"shutdown"}"#).await.contains("ending"));
+    assert_eq!(subject.say(&spec, r#"{"op":"shutdown"}"#).await["state"], "ending");
     tokio::time::timeout(Duration::from_secs(20), subject.vmm.wait(&process))
         .await
         .expect("it ends")
@@ -332,7 +338,7 @@ pub(crate) async fn snapshot_and_restore(subject: &Subject) {
     let parked = subject.spec("park", nic("ct-park"));
     let process = subject.boot(&parked).await;
     if subject.control {
-        assert_eq!(subject.say(&parked, r#"{"op":"asked"}"#).await, r#"{"asked":1}"#);
+        assert_eq!(subject.say(&parked, r#"{"op":"asked"}"#).await, json!({"asked":1}));
     }
     let dir = subject.dir.path().join("snapshot");
     let began = Instant::now();
@@ -371,14 +377,15 @@ pub(crate) async fn snapshot_and_restore(subject: &Subject) {
         assert!(subject.vmm.is_alive(spec, process));
         if subject.control {
             // One state, two lives: each clone has been asked once before and does not see the other's questions.
-            assert_eq!(subject.say(spec, r#"{"op":"asked"}"#).await, r#"{"asked":2}"#);
-            assert_eq!(subject.say(spec, r#"{"op":"asked"}"#).await, r#"{"asked":3}"#);
+            assert_eq!(subject.say(spec, r#"{"op":"asked"}"#).await, json!({"asked":2}));
+            assert_eq!(subject.say(spec, r#"{"op":"asked"}"#).await, json!({"asked":3}));
         }
     }
     if subject.control {
         let written = subject.say(&clones[0].0, r#"{"op":"write"}"#).await;
         assert_eq!(
-            written, r#"{"upper":true,"base":false}"#,
+            written,
+            json!({"upper":true,"base":false}),
             "the upper drive is its own and the base is nobody's"
         );
         assert_eq!(fs::read(&clones[0].0.drives[1].path).unwrap()[..4], *b"UUUU");
@@ -402,6 +409,6 @@ pub(crate) async fn snapshot_and_restore(subject: &Subject) {
 }
 
 #[allow(clippy::print_stderr)]
-fn report(line: &str) {
+pub(crate) fn report(line: &str) {
     eprintln!("{line}");
 }

@@ -2,8 +2,8 @@
 
 mod accel;
 mod arguments;
+mod memory;
 mod qmp;
-mod snapshot;
 mod tsc;
 
 use std::os::fd::AsFd;
@@ -17,10 +17,11 @@ use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
 
 use self::accel::Chosen;
+pub(crate) use self::accel::kvm_advice;
 use self::arguments::{Memory, Start, command_line, control_socket, qmp_socket};
 use self::qmp::Qmp;
-use self::snapshot::Manifest;
 use super::cgroup::Limits;
+use super::manifest::Manifest;
 use super::spawn::{Launch, Spawned};
 use super::staging::{self, Staging};
 use super::{OnSpawn, Snapshot, VmProcess, VmSpec, Vmm, VmmError, console, ending, preflight, process};
@@ -109,6 +110,7 @@ impl QemuVmm {
             program: host.program.clone(),
             arguments: command_line(spec, &start),
             limits: limits(spec, host.accel),
+            directory: PathBuf::from("/"),
             binds: Vec::new(),
             file_size: console::file_size_limit(spec),
         };
@@ -214,7 +216,7 @@ impl Vmm for QemuVmm {
     ) -> Result<VmProcess, VmmError> {
         Manifest::check(snapshot, spec, &self.host().await?.version)?;
         let state = state(&snapshot.dir, false)?;
-        let memory = snapshot::memory_file(&snapshot.dir).map_or(Memory::Fresh, Memory::Copied);
+        let memory = memory::memory_file(&snapshot.dir).map_or(Memory::Fresh, Memory::Copied);
         let started = self.launch(spec, memory, true, spawned).await?;
         self.bring_up(spec, started, async |mut qmp: Qmp| {
             prepare_migration(&mut qmp).await?;
@@ -242,7 +244,7 @@ impl Vmm for QemuVmm {
         Manifest::of(spec, &version).write(staging.path())?;
         let pid = process.pid;
         let written = tokio::task::spawn_blocking(move || {
-            snapshot::copy_memory(pid, staging.path())?;
+            memory::copy_memory(pid, staging.path())?;
             staging.publish().map_err(|source| VmmError::Io {
                 operation: "publish",
                 path: PathBuf::from("snapshot"),
@@ -278,7 +280,7 @@ impl Vmm for QemuVmm {
 
 /// Opens the file that a machine's state goes to or comes from.
 fn state(dir: &Path, create: bool) -> Result<std::fs::File, VmmError> {
-    let path = snapshot::state_file(dir);
+    let path = memory::state_file(dir);
     let file = if create { staging::create(&path) } else { std::fs::File::open(&path) };
     file.map_err(|source| VmmError::Io { operation: "open", path, source })
 }

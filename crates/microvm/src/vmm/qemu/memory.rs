@@ -1,4 +1,4 @@
-//! A paused QEMU machine on disk: its devices in one file, its memory in another, and a manifest.
+//! The memory of a paused QEMU machine, on its way to disk and back.
 //!
 //! The memory of a machine that was booted is anonymous shared memory, which QEMU's migration skips
 //! (`x-ignore-shared`); it is copied from the process's descriptor without its holes and zeroes. A restored machine maps
@@ -11,68 +11,11 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{SeekFrom, seek};
-use serde::{Deserialize, Serialize};
 
-use crate::vmm::{Snapshot, VmSpec, VmmError, staging};
+use crate::vmm::{VmmError, staging};
 
-/// Raised when a machine is put together otherwise, or files mean something else.
-const FORMAT: u32 = 1;
 /// Memory that is all zero is left out in pieces of this size.
 const PIECE: usize = 64 << 10;
-
-/// What a machine must have in common with the one that was snapshotted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Manifest {
-    format: u32,
-    version: String,
-    vcpus: u32,
-    memory_mb: u32,
-    drives: Vec<(String, bool)>,
-    nic: bool,
-    control: bool,
-}
-
-impl Manifest {
-    pub(super) fn of(spec: &VmSpec, version: &str) -> Self {
-        Self {
-            format: FORMAT,
-            version: version.to_owned(),
-            vcpus: spec.vcpus,
-            memory_mb: spec.memory_mb,
-            drives: spec.drives.iter().map(|drive| (drive.id.clone(), drive.read_only)).collect(),
-            nic: spec.nic.is_some(),
-            control: spec.control,
-        }
-    }
-
-    pub(super) fn write(&self, dir: &Path) -> Result<(), VmmError> {
-        let path = dir.join("manifest.json");
-        let text = serde_json::to_vec_pretty(self).map_err(io::Error::from);
-        text.and_then(|text| fs::write(&path, text)).map_err(|source| VmmError::Io {
-            operation: "write",
-            path,
-            source,
-        })
-    }
-
-    /// Reads a snapshot's manifest and holds it against what is to be restored.
-    pub(super) fn check(snapshot: &Snapshot, spec: &VmSpec, version: &str) -> Result<(), VmmError> {
-        let path = snapshot.dir.join("manifest.json");
-        let io_error = |source| VmmError::Io { operation: "read", path: path.clone(), source };
-        let text = fs::read(&path).map_err(io_error)?;
-        let found: Self = serde_json::from_slice(&text).map_err(|error| io_error(error.into()))?;
-        let wanted = Self::of(spec, version);
-        if found == wanted {
-            return Ok(());
-        }
-        Err(VmmError::Refused {
-            instance: spec.instance.clone(),
-            call: "restore".to_owned(),
-            message: format!("the snapshot is of another machine: {found:?}, not {wanted:?}"),
-        })
-    }
-}
 
 /// Files of a snapshot.
 pub(super) fn state_file(dir: &Path) -> PathBuf {
@@ -111,7 +54,7 @@ fn copy_sparse(source: &File, target: &Path) -> io::Result<()> {
     let size = source.metadata()?.len();
     let target = staging::create(target)?;
     target.set_len(size)?;
-    let mut piece = vec![0_u8; PIECE];
+    let (mut piece, zeroes) = (vec![0_u8; PIECE], vec![0_u8; PIECE]);
     let mut offset = 0;
     while offset < size {
         let data = match seek(source, SeekFrom::Data(offset)) {
@@ -124,7 +67,7 @@ fn copy_sparse(source: &File, target: &Path) -> io::Result<()> {
         while offset < hole {
             let length = usize::try_from(hole - offset).map_or(PIECE, |rest| rest.min(PIECE));
             source.read_exact_at(&mut piece[..length], offset)?;
-            if piece[..length].iter().any(|byte| *byte != 0) {
+            if piece[..length] != zeroes[..length] {
                 target.write_all_at(&piece[..length], offset)?;
             }
             offset += length as u64;
