@@ -3,6 +3,8 @@
 //! One static binary, `workspace serve` (also the default without arguments), is the entrypoint of a container or a
 //! plain child process. It is reached only through a gateway that knows the seat's secret.
 //!
+//! In a microVM it is also the first process, started as `/init` or `/sbin/init`: see [`pid1::guest`].
+//!
 //! # Environment
 //!
 //! Read once at start, overwritten in memory and not passed on; every other variable goes to the learner's shell.

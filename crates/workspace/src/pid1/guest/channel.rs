@@ -44,6 +44,8 @@ enum Received {
 pub(super) struct Channel {
     link: Link,
     buffer: Vec<u8>,
+    /// So many bytes of the buffer are known to hold no end of a line.
+    searched: usize,
     /// A line longer than allowed is being skipped.
     skipping: bool,
 }
@@ -85,7 +87,7 @@ impl Channel {
     }
 
     fn over(link: Link) -> Channel {
-        Channel { link, buffer: Vec::new(), skipping: false }
+        Channel { link, buffer: Vec::new(), searched: 0, skipping: false }
     }
 
     /// Takes over the descriptors that [`Channel::hand_over`] described.
@@ -133,7 +135,7 @@ impl Channel {
             match received {
                 Ok(Received::Bytes(count)) => self.buffer.extend_from_slice(&chunk[..count]),
                 Ok(Received::Anew) => {
-                    self.buffer = Vec::new();
+                    self.forget();
                     self.skipping = false;
                 }
                 Err(error) => {
@@ -145,8 +147,10 @@ impl Channel {
     }
 
     fn take_line(&mut self) -> Option<Line> {
-        while let Some(end) = memchr(b'\n', &self.buffer) {
+        while let Some(found) = memchr(b'\n', &self.buffer[self.searched..]) {
+            let end = self.searched + found;
             let mut line: Vec<u8> = self.buffer.drain(..=end).collect();
+            self.searched = 0;
             line.pop();
             if std::mem::take(&mut self.skipping) || line.len() > MAX_LINE {
                 return Some(Line::TooLong);
@@ -160,10 +164,16 @@ impl Channel {
         if self.buffer.len() > MAX_LINE {
             self.skipping = true;
         }
+        self.searched = self.buffer.len();
         if self.skipping {
-            self.buffer = Vec::new();
+            self.forget();
         }
         None
+    }
+
+    fn forget(&mut self) {
+        self.buffer = Vec::new();
+        self.searched = 0;
     }
 
     /// Sends an answer. If the host has gone away it is lost: the next one asks again.
@@ -199,8 +209,7 @@ fn wait(waiting: &mut [PollFd<'_>], deadline: Instant) -> io::Result<()> {
 mod tests {
     use std::os::{
         fd::OwnedFd,
-        linux::net::SocketAddrExt,
-        unix::net::{SocketAddr, UnixListener, UnixStream},
+        unix::net::{UnixListener, UnixStream},
     };
 
     use super::*;
@@ -208,8 +217,9 @@ mod tests {
     /// A channel over a socket, which behaves as a vsock connection does, and the host's end of it.
     fn pair() -> (Channel, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        // Nobody knows its name, so nobody comes.
-        let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name([]).unwrap()).unwrap();
+        // Nobody knows the directory, so nobody comes.
+        let directory = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(directory.path().join("listener")).unwrap();
         ours.set_nonblocking(true).unwrap();
         let vsock = Vsock::with_peer(OwnedFd::from(listener), OwnedFd::from(ours));
         (Channel::over(Link::Vsock(vsock)), theirs)
