@@ -120,6 +120,7 @@ impl App {
     pub fn set_draining(&self, draining: bool) -> Result<(), AgentError> {
         self.state.set_draining(draining)?;
         self.draining.store(draining, Ordering::Relaxed);
+        self.host.drain(draining);
         self.revision.send_modify(|revision| *revision += 1);
         Ok(())
     }

@@ -102,6 +102,9 @@ pub trait Host: Send + Sync + 'static {
     /// What is to be known of a VM besides; none without it, or where nothing more is known.
     fn details(&self, key: &SeatKey) -> Option<Details>;
 
+    /// Is told whether new VMs are refused.
+    fn drain(&self, draining: bool);
+
     /// Where the time of makes went; empty where nobody measures.
     fn times(&self) -> Vec<PhaseTime>;
 
@@ -164,6 +167,8 @@ impl Host for BareHost {
     fn details(&self, _: &SeatKey) -> Option<Details> {
         None
     }
+
+    fn drain(&self, _: bool) {}
 
     fn times(&self) -> Vec<PhaseTime> {
         Vec::new()

@@ -83,14 +83,20 @@ impl State {
         Ok(Self { dir, revoked: Mutex::default(), _lock: lock })
     }
 
-    /// The worker's id: `given`, else the one made at the first start.
+    /// The worker's name: `given`, else [`State::owner`].
     ///
     /// # Errors
     /// See [`StateError`].
     pub fn worker_id(&self, given: Option<&WorkerId>) -> Result<WorkerId, StateError> {
-        if let Some(given) = given {
-            return Ok(given.clone());
-        }
+        given.cloned().map_or_else(|| self.owner(), Ok)
+    }
+
+    /// What everything on this host is marked with as this directory's own: made at the first start, and never another,
+    /// whatever the worker is called.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub fn owner(&self) -> Result<WorkerId, StateError> {
         let path = self.dir.join(WORKER_ID);
         if let Some(text) = read(&path)? {
             let text = text.trim();

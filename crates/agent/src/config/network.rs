@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 /// What `BRIDGE_IP` takes.
-pub(super) const TAKES: &str = "the bridge's own private IPv4 address with the network's prefix length from 16 to 29, \
+pub(super) const TAKES: &str = "the bridge's own private IPv4 address with the network's prefix length from 8 to 30, \
                                 such as 192.168.100.1/24";
 
 /// An address in its network.
@@ -28,23 +28,10 @@ impl Subnet {
         u32::MAX >> self.prefix
     }
 
-    /// The network's own address.
-    #[must_use]
-    pub fn network(self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.address.to_bits() & !self.host_mask())
-    }
-
     /// How many guests find an address in it: all but network, broadcast and the bridge.
     #[must_use]
     pub fn guests(self) -> u32 {
         self.host_mask() - 2
-    }
-
-    /// Whether two networks share an address.
-    #[must_use]
-    pub fn overlaps(self, other: Self) -> bool {
-        let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix.min(other.prefix))).unwrap_or(0);
-        self.address.to_bits() & mask == other.address.to_bits() & mask
     }
 }
 
@@ -59,7 +46,7 @@ impl FromStr for Subnet {
     fn from_str(text: &str) -> Result<Self, ()> {
         let (address, prefix) = text.split_once('/').ok_or(())?;
         let subnet = Self { address: address.parse().map_err(drop)?, prefix: prefix.parse().map_err(drop)? };
-        if !(16..=29).contains(&subnet.prefix) || prefix.starts_with(['+', '0']) {
+        if !(8..=30).contains(&subnet.prefix) || prefix.starts_with(['+', '0']) {
             return Err(());
         }
         let host = subnet.address.to_bits() & subnet.host_mask();

@@ -1,0 +1,66 @@
+//! The worker itself: health, what it is, drain, images.
+
+use serde_json::json;
+
+use crate::harness::{Agent, answer};
+
+#[tokio::test]
+async fn health_says_what_is_documented() {
+    let agent = Agent::new().await;
+    agent.vm("w", 1).await;
+    let health = answer(agent.http.get(agent.url("/health"))).await.is(200);
+    let fields: Vec<&str> = health.body.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(fields, ["capacity", "status", "uptime_seconds", "vm_count", "worker_id"]);
+    assert_eq!((&health.body["status"], &health.body["vm_count"]), (&json!("ok"), &json!(1)));
+    assert_eq!(health.body["capacity"], 50);
+}
+
+#[tokio::test]
+async fn the_worker_keeps_its_name_and_its_drain() {
+    let mut agent = Agent::new().await;
+    let before = agent.get("/info").await.is(200).body;
+    agent.vm("w", 1).await;
+    let drained = agent.post("/drain", json!({"draining": true})).await.is(200);
+    assert_eq!(drained.body, json!({"draining": true, "vm_count": 1}));
+    agent.restart().await;
+    let after = agent.get("/info").await.is(200).body;
+    assert_eq!(before["worker_id"], after["worker_id"]);
+    assert_eq!((&before["draining"], &after["draining"]), (&json!(false), &json!(true)));
+
+    agent.post("/vms", json!({"workshop_id": "w", "seat_id": 2})).await.refused(503, "draining");
+    let wish = json!({"generation": 1, "image": "default", "vcpus": 1, "memory_mb": 64, "disk_mb": 64,
+                      "secret": "0123456789abcdef"});
+    agent.put("/vms/w/2", wish.clone()).await.refused(503, "draining");
+    // Those that are here are still looked after.
+    agent.put("/vms/w/1", wish).await.is(204);
+    agent.delete("/vms/w/1").await.is(204);
+    agent.post("/drain", json!({"draining": "yes"})).await.refused(400, "invalid_request");
+    agent.post("/drain", json!({"draining": false})).await.is(200);
+    agent.vm("w", 2).await;
+}
+
+#[tokio::test]
+async fn vms_outlive_the_agent() {
+    let mut agent = Agent::new().await;
+    agent.vm("w", 1).await;
+    agent.restart().await;
+    assert_eq!(agent.get("/vms/w/1").await.is(200).body["status"], "ready");
+    agent.post("/vms", json!({"workshop_id": "w", "seat_id": 1})).await.refused(409, "vm_exists");
+}
+
+#[tokio::test]
+async fn images_are_listed_resolved_and_got_ready() {
+    let agent = Agent::new().await;
+    let images = agent.get("/images").await.is(200);
+    assert_eq!(images.body["images"][0]["default"], true);
+    assert_eq!(agent.get("/images/resolve").await.is(200).body["image"], "default");
+    assert_eq!(agent.get("/images/resolve?image=x:1").await.is(200).body["image"], "x:1");
+    assert_eq!(agent.post("/images", json!({"image": "x:1"})).await.is(200).body["image"], "x:1");
+    let told = agent
+        .request(reqwest::Method::POST, "/images")
+        .header("accept", "application/x-ndjson")
+        .json(&json!({"image": "x:1"}));
+    let text = told.send().await.unwrap().text().await.unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines, [json!({"step": "Simulated", "done": 1, "total": 1}), json!({"image": "x:1"})]);
+}
