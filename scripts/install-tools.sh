@@ -12,7 +12,7 @@ case $purpose in
 run) packages=(build-essential curl ca-certificates docker.io iptables mmdebstrap nftables git) ;;
 test)
     packages=(build-essential curl ca-certificates docker.io iptables mmdebstrap nftables git
-        acl attr busybox-static chromium e2fsprogs iproute2 lz4 procps python3 python3-venv qemu-system-x86 sqlite3 util-linux xz-utils zstd)
+        acl attr busybox-static chromium e2fsprogs iproute2 iputils-ping lz4 procps python3 python3-venv qemu-system-x86 sqlite3 util-linux xz-utils zstd)
     ;;
 *)
     echo "usage: install-tools.sh run|test" >&2

@@ -58,7 +58,9 @@ pub struct PhaseTime {
     /// How often.
     pub count: u64,
     /// In all.
-    pub total: Duration,
+    pub sum: Duration,
+    /// Upper bound in microseconds and how many took no longer, cumulative.
+    pub buckets: Vec<(u64, u64)>,
 }
 
 /// Why no VM was made.

@@ -4,17 +4,23 @@
 //! the parts together.
 
 pub mod app;
+pub mod cli;
 pub mod config;
 pub mod directory;
+pub mod doctor;
 pub mod error;
 pub mod host;
 mod keys;
+mod microvms;
 pub mod routes;
 mod serve;
 mod start;
 pub mod state;
 pub mod telemetry;
 pub mod throttle;
+mod vmms;
 mod wait;
+mod workspace_bin;
 
+pub use microvms::{MicroVms, open};
 pub use start::{Running, StartError, start};

@@ -1,3 +1,48 @@
-//! The worker agent's binary.
+//! The `agent` binary: settings in, VMs served, signals down.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use clarateach_agent::cli::{Cli, Command, fail, say};
+use clarateach_agent::config::Config;
+use clarateach_agent::{doctor, open, start, telemetry};
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("no threads to run on: {error}")),
+    };
+    let config = Config::read(|name| std::env::var(name).ok());
+    match cli.command {
+        Some(Command::Doctor { format }) => {
+            let report = runtime.block_on(doctor::examine(config));
+            say(&report.print(format));
+            report.exit_code()
+        }
+        None => match runtime.block_on(run(config)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error.to_string()),
+        },
+    }
+}
+
+async fn run(
+    config: Result<Config, impl std::error::Error + 'static>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let config = config?;
+    telemetry::start_log(&config.log)?;
+    telemetry::start_metrics();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let token = config.access.token.obtain().await?;
+    let (state, host) = open(&config).await?;
+    let running = start(config, token, state, host).await?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping; VMs go on running");
+    running.stop().await;
+    Ok(())
+}

@@ -9,7 +9,7 @@ use clarateach_ids::{Generation, SeatKey};
 use clarateach_microvm::guest::kernel;
 use clarateach_microvm::net::{HostNetwork, NetConfig};
 use clarateach_microvm::vmm::Vmm;
-use clarateach_microvm::{CreateError, CreateRequest, MicroVmConfig, MicroVmRuntime, Until};
+use clarateach_microvm::{CreateError, CreateRequest, MicroVmConfig, MicroVmRuntime, PhaseTimes, Until};
 use clarateach_runtime::{DesiredSeat, Environment, ImageRef, Runtime};
 use secrecy::SecretString;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -71,7 +71,7 @@ pub async fn open(config: &Config) -> Result<(State, Arc<dyn Host>), StartError>
         )));
     }
     tracing::info!(path = %workspace.path.display(), "VMs get this workspace binary");
-    let vmm = vmms::vmm(&config.vmm);
+    let vmm = vmms::vmm(config);
     let network = HostNetwork::new(net_config(&config.network, owner.as_str()))
         .map_err(|error| StartError::Host(with_causes(&error)))?;
     let network = Arc::new(network);
@@ -140,11 +140,7 @@ impl Host for MicroVms {
         self.runtime.secret(key)
     }
 
-    async fn make(
-        &self,
-        wish: DesiredSeat,
-        wanted: Option<Readiness>,
-    ) -> Result<Environment, MakeError> {
+    async fn make(&self, wish: DesiredSeat, wanted: Option<Readiness>) -> Result<Environment, MakeError> {
         let request = CreateRequest { desired: wish, readiness: wanted.map(readiness) };
         let created = self.runtime.create(request, Until::Started).await;
         let vm = created.map_err(|error| match error {
@@ -174,8 +170,9 @@ impl Host for MicroVms {
     }
 
     fn times(&self) -> Vec<PhaseTime> {
-        let times = self.runtime.times();
-        times.into_iter().map(|t| PhaseTime { phase: t.phase, count: t.count, total: t.total }).collect()
+        let phase =
+            |t: PhaseTimes| PhaseTime { phase: t.phase, count: t.count, sum: t.sum, buckets: t.buckets };
+        self.runtime.times().into_iter().map(phase).collect()
     }
 
     async fn facts(&self) -> Facts {

@@ -7,12 +7,13 @@ use std::time::Duration;
 use clarateach_gateway::{EndedWhy, Gateway, GatewayConfig, Limits, Scheme};
 use clarateach_ids::InstallationId;
 use jiff::Timestamp;
+use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
-use crate::config::{Config, Listen, TokenError};
+use crate::config::{Config, Listen};
 use crate::directory::Directory;
 use crate::error::AgentError;
 use crate::host::Host;
@@ -25,9 +26,6 @@ const FINISH_WITHIN: Duration = Duration::from_secs(20);
 /// Why the agent did not start. Each says what and why in one line.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// There is no token.
-    #[error("{0}")]
-    Token(#[from] TokenError),
     /// The state directory can't be used.
     #[error("{0}")]
     State(#[from] StateError),
@@ -73,12 +71,16 @@ impl Running {
     }
 }
 
-/// Starts an agent for the VMs of `host`. `state` is opened first, so that no two agents use one host's state.
+/// Starts an agent for the VMs of `host` that lets in whoever shows `token`.
 ///
 /// # Errors
 /// See [`StartError`].
-pub async fn start(config: Config, state: State, host: Arc<dyn Host>) -> Result<Running, StartError> {
-    let token = config.access.token.obtain().await?;
+pub async fn start(
+    config: Config,
+    token: SecretString,
+    state: State,
+    host: Arc<dyn Host>,
+) -> Result<Running, StartError> {
     let worker_id = state.worker_id(config.worker_id.as_ref())?;
     let address = config.listen.address;
     let listen = |source| StartError::Listen { address, source };

@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::app::App;
 use crate::config::{ConfigError, Log, LogFormat};
+use crate::host::PhaseTime;
 use crate::routes::status;
 
 static PROMETHEUS: OnceLock<PrometheusHandle> = OnceLock::new();
@@ -70,11 +71,6 @@ pub fn start_metrics() {
         "clarateach_agent_refused_tokens_total",
         "Calls with a missing or wrong token."
     );
-    metrics::describe_counter!(
-        "clarateach_agent_phase_total",
-        "Phases of making VMs that were gone through."
-    );
-    metrics::describe_gauge!("clarateach_agent_phase_seconds_sum", "Time that went into them.");
     metrics::describe_histogram!("clarateach_agent_http_seconds", "Time to answer, by route and status.");
     metrics::describe_histogram!("clarateach_agent_create_seconds", "Time from a create to a started guest.");
 }
@@ -96,11 +92,6 @@ pub async fn gauges(app: &App) {
     if let Ok(capacity) = runtime.capacity().await {
         metrics::gauge!("clarateach_agent_capacity").set(f64::from(capacity.total));
     }
-    for time in app.host.times() {
-        metrics::counter!("clarateach_agent_phase_total", "phase" => time.phase).absolute(time.count);
-        metrics::gauge!("clarateach_agent_phase_seconds_sum", "phase" => time.phase)
-            .set(time.total.as_secs_f64());
-    }
     metrics::gauge!("clarateach_agent_draining").set(f64::from(u8::from(app.is_draining())));
     metrics::gauge!("clarateach_agent_uptime_seconds").set(app.started.elapsed().as_secs_f64());
     metrics::gauge!("clarateach_agent_connected_sessions").set(app.gateway.connected().len() as f64);
@@ -118,6 +109,52 @@ fn resident_bytes() -> Option<u64> {
 
 /// All measurements in Prometheus' text format.
 #[must_use]
-pub fn render() -> String {
-    PROMETHEUS.get().map(PrometheusHandle::render).unwrap_or_default()
+pub fn render(app: &App) -> String {
+    let mut text = PROMETHEUS.get().map(PrometheusHandle::render).unwrap_or_default();
+    // Counted where VMs are made, in buckets of its own.
+    phases(&mut text, &app.host.times());
+    text
+}
+
+#[allow(clippy::cast_precision_loss, reason = "microseconds of a phase are far below 2^52")]
+fn phases(text: &mut String, times: &[PhaseTime]) {
+    const NAME: &str = "clarateach_agent_phase_seconds";
+    if times.is_empty() {
+        return;
+    }
+    let mut line = |line: String| {
+        text.push_str(&line);
+        text.push('\n');
+    };
+    line(format!("# HELP {NAME} Time of each phase of making a VM."));
+    line(format!("# TYPE {NAME} histogram"));
+    for PhaseTime { phase, count, sum, buckets } in times {
+        for (micros, below) in buckets {
+            line(format!("{NAME}_bucket{{phase=\"{phase}\",le=\"{}\"}} {below}", *micros as f64 / 1e6));
+        }
+        line(format!("{NAME}_bucket{{phase=\"{phase}\",le=\"+Inf\"}} {count}"));
+        line(format!("{NAME}_sum{{phase=\"{phase}\"}} {}", sum.as_secs_f64()));
+        line(format!("{NAME}_count{{phase=\"{phase}\"}} {count}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn phases_are_a_histogram() {
+        let sum = Duration::from_micros(300);
+        let times = [PhaseTime { phase: "disk", count: 2, sum, buckets: vec![(64, 0), (128, 1), (256, 2)] }];
+        let mut text = String::new();
+        phases(&mut text, &times);
+        assert!(
+            text.contains("clarateach_agent_phase_seconds_bucket{phase=\"disk\",le=\"0.000128\"} 1\n"),
+            "{text}"
+        );
+        assert!(text.contains("clarateach_agent_phase_seconds_sum{phase=\"disk\"} 0.0003\n"), "{text}");
+        assert!(text.ends_with("clarateach_agent_phase_seconds_count{phase=\"disk\"} 2\n"), "{text}");
+    }
 }

@@ -2,18 +2,25 @@
 
 use std::sync::Arc;
 
-use clarateach_microvm::vmm::firecracker::{FirecrackerConfig, FirecrackerVmm};
-use clarateach_microvm::vmm::qemu::{Accel, QemuConfig, QemuVmm};
 use clarateach_microvm::vmm::Vmm;
+use clarateach_microvm::vmm::firecracker::{FirecrackerConfig, FirecrackerVmm, JailerConfig};
+use clarateach_microvm::vmm::qemu::{Accel, QemuConfig, QemuVmm};
 
-use crate::config::{Accelerator, VmmKind, VmmSettings};
+use crate::config::{Accelerator, Config, VmmKind};
 
 /// Nothing is looked at before its first call.
-pub(crate) fn vmm(settings: &VmmSettings) -> Arc<dyn Vmm> {
+pub(crate) fn vmm(config: &Config) -> Arc<dyn Vmm> {
+    let settings = &config.vmm;
     match settings.kind {
         VmmKind::Firecracker => Arc::new(FirecrackerVmm::new(FirecrackerConfig {
             program: settings.firecracker_bin.clone(),
-            jailer: settings.jailer_bin.clone(),
+            jailer: settings.jailer_bin.clone().map(|program| JailerConfig {
+                program,
+                // Beside the drives, which are linked into the jails.
+                chroot_base: config.places.state.join("jails"),
+                uid_base: settings.jailer_uid_base,
+                gid: settings.jailer_uid_base,
+            }),
             ..FirecrackerConfig::default()
         })),
         VmmKind::Qemu => Arc::new(QemuVmm::new(QemuConfig {

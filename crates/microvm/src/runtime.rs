@@ -13,6 +13,7 @@ use clarateach_runtime::{
 };
 use clarateach_seatproto::guest::{MAX_LINE, WORKSPACE_PORT};
 use jiff::Timestamp;
+use secrecy::SecretString;
 use tokio::sync::oneshot;
 use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
@@ -228,6 +229,12 @@ impl MicroVmRuntime {
     #[must_use]
     pub fn vm(&self, key: &SeatKey) -> Option<Vm> {
         self.host.board.get(key)
+    }
+
+    /// Which make of a seat there is, and what its workspace asks of every caller. Answers from memory.
+    #[must_use]
+    pub fn secret(&self, key: &SeatKey) -> Option<(Generation, SecretString)> {
+        self.host.board.dialled(key).map(|(vm, _, secret)| (vm.generation, secret))
     }
 
     /// The last `most` bytes that a VM has printed.

@@ -101,6 +101,8 @@ pub struct VmmSettings {
     pub firecracker_bin: PathBuf,
     /// `JAILER_BIN`; none runs Firecracker without.
     pub jailer_bin: Option<PathBuf>,
+    /// `JAILER_UID_BASE`: the first of as many user ids as there are VMs, and the group of all of them.
+    pub jailer_uid_base: u32,
     /// `QEMU_BIN`.
     pub qemu_bin: PathBuf,
     /// `QEMU_ACCEL`.
@@ -227,6 +229,7 @@ fn vmm(settings: &Settings<'_>, subnet: Subnet) -> Result<VmmSettings, ConfigErr
         kind: settings.choice("VMM", &[("firecracker", VmmKind::Firecracker), ("qemu", VmmKind::Qemu)])?,
         firecracker_bin: settings.program("FIRECRACKER_BIN", "firecracker"),
         jailer_bin: settings.get("JAILER_BIN").map(PathBuf::from),
+        jailer_uid_base: jailer_uid_base(settings)?,
         qemu_bin: settings.program("QEMU_BIN", "qemu-system-x86_64"),
         accelerator: settings.choice(
             "QEMU_ACCEL",
@@ -237,6 +240,17 @@ fn vmm(settings: &Settings<'_>, subnet: Subnet) -> Result<VmmSettings, ConfigErr
             .choice("READINESS", &[("health", Readiness::Health), ("ping", Readiness::Ping)])?,
         capacity,
     })
+}
+
+/// User ids that belong to nobody: above those of people and services.
+fn jailer_uid_base(settings: &Settings<'_>) -> Result<u32, ConfigError> {
+    const TAKES: &str = "a user id from 1000 to 4000000000, from which on nobody has any";
+    let base = settings.parsed("JAILER_UID_BASE", TAKES)?.unwrap_or(64_000);
+    if (1000..=4_000_000_000).contains(&base) {
+        Ok(base)
+    } else {
+        Err(wrong("JAILER_UID_BASE", &base.to_string(), TAKES))
+    }
 }
 
 #[cfg(test)]

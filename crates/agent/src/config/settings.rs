@@ -16,6 +16,11 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("VMM", "firecracker", "firecracker or qemu"),
     ("FIRECRACKER_BIN", "firecracker", "The firecracker binary, by path or by name in PATH"),
     ("JAILER_BIN", "-", "The jailer binary; without it Firecracker runs unjailed"),
+    (
+        "JAILER_UID_BASE",
+        "64000",
+        "First of the user ids that jailed VMs get, one each; nobody else may have them",
+    ),
     ("QEMU_BIN", "qemu-system-x86_64", "The QEMU binary, by path or by name in PATH"),
     ("QEMU_ACCEL", "auto", "auto, kvm or tcg"),
     ("SNAPSHOTS", "on", "on or off: start VMs from a snapshot of a parked one"),

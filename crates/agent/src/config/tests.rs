@@ -44,6 +44,7 @@ fn wrong_values_are_refused_with_the_variables_name() {
         ("CAPACITY", "1024"),
         ("CAPACITY", "254"),
         ("VMM", "xen"),
+        ("JAILER_UID_BASE", "0"),
         ("QEMU_ACCEL", "hvf"),
         ("SNAPSHOTS", "yes"),
         ("READINESS", "hope"),

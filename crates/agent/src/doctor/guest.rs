@@ -34,7 +34,9 @@ async fn kernel(config: &Config) -> Check {
             Check::broken("kernel", format!("{} is not there", path.display()), fix)
         }
         Ok(Err(error)) => Check::broken("kernel", error.to_string(), fix),
-        Err(error) => Check::broken("kernel", format!("{} could not be looked at: {error}", path.display()), fix),
+        Err(error) => {
+            Check::broken("kernel", format!("{} could not be looked at: {error}", path.display()), fix)
+        }
     }
 }
 

@@ -103,7 +103,9 @@ fn directory(path: &Path) -> Check {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             Check::ok("sockets", format!("{shown} will be made"))
         }
-        Err(error) => Check::broken("sockets", format!("{shown}: {error}"), "set SOCKET_DIR to another directory"),
+        Err(error) => {
+            Check::broken("sockets", format!("{shown}: {error}"), "set SOCKET_DIR to another directory")
+        }
         Ok(metadata) if !metadata.is_dir() => {
             Check::broken("sockets", format!("{shown} is no directory"), format!("sudo rm {shown}"))
         }

@@ -15,7 +15,7 @@ pub(super) async fn checks(config: &Config) -> Vec<Check> {
         VmmKind::Qemu => "qemu",
     };
     // Runs the binary, and for KVM a guest: whether it really works is not to be seen from a file.
-    let vmm = match vmms::vmm(&config.vmm).version().await {
+    let vmm = match vmms::vmm(config).version().await {
         Ok(version) => Check::ok(name, version),
         Err(error) => Check::broken(name, error.to_string(), fix(config.vmm.kind)),
     };

@@ -21,7 +21,10 @@ fn request_id() -> String {
 pub(super) fn observed(router: Router) -> Router {
     // Inside, where the router knows which template has matched.
     let router = router.layer(axum::middleware::from_fn(async |request: Request, next: Next| {
-        let template = request.extensions().get::<MatchedPath>().map_or("-", MatchedPath::as_str).to_owned();
+        let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+        // What is nested as a service is matched without a template.
+        let nested = request.uri().path().starts_with("/proxy/").then_some("/proxy/{workshop}/{seat}");
+        let template = matched.or(nested).unwrap_or("-").to_owned();
         let mut response = next.run(request).await;
         response.extensions_mut().insert(Template(template));
         response

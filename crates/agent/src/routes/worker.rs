@@ -89,5 +89,5 @@ pub(super) async fn drain(
 ))]
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
     telemetry::gauges(&app).await;
-    ([("content-type", "text/plain; version=0.0.4")], telemetry::render())
+    ([("content-type", "text/plain; version=0.0.4")], telemetry::render(&app))
 }

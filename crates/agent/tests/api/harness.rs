@@ -136,7 +136,7 @@ async fn run(dir: &TempDir, world: &Arc<World>) -> Running {
         Config::read(|name| settings.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())).unwrap();
     let host = Arc::new(BareHost::new(Arc::new(SimulatedRuntime::on(world.clone()))));
     clarateach_agent::telemetry::start_metrics();
-    start(config, State::open(dir.path()).unwrap(), host).await.unwrap()
+    start(config, TOKEN.to_owned().into(), State::open(dir.path()).unwrap(), host).await.unwrap()
 }
 
 pub(crate) async fn answer(request: RequestBuilder) -> Answer {

@@ -81,7 +81,9 @@ pub struct Vm {
 }
 
 impl Vm {
-    pub(crate) fn environment(&self) -> Environment {
+    /// As the trait has it.
+    #[must_use]
+    pub fn environment(&self) -> Environment {
         Environment {
             key: self.key.clone(),
             generation: self.generation,
