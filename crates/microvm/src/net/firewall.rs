@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::Ipv4Addr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use serde_json::Value;
 use tokio::sync::Mutex;
@@ -25,8 +25,13 @@ pub(crate) struct Firewall {
 }
 
 impl Firewall {
-    pub(crate) fn new(design: Design) -> Self {
-        Self { design, transaction: Mutex::new(None), no_egress: Arc::default(), egress: Together::default() }
+    pub(crate) fn new(design: Design) -> Arc<Self> {
+        Arc::new(Self {
+            design,
+            transaction: Mutex::new(None),
+            no_egress: Arc::default(),
+            egress: Together::default(),
+        })
     }
 
     /// Guests that may connect to nowhere, for the nameserver.
@@ -48,7 +53,7 @@ impl Firewall {
             } else {
                 self.set_no_egress(|set| set.extend(elements(&there)));
             }
-            let no_egress = self.no_egress.read().unwrap_or_else(PoisonError::into_inner).clone();
+            let no_egress = self.closed().clone();
             nft::apply(&self.what(), &self.design.install(&no_egress)).await?;
             *transaction = Some(fingerprint(&self.list().await));
         }
@@ -75,37 +80,24 @@ impl Firewall {
     }
 
     /// Lets a guest out or not. Costs nothing when the table says so already.
-    pub(crate) async fn set_egress(&self, guest: Ipv4Addr, open: bool) -> Result<(), NetError> {
-        if self.no_egress.read().unwrap_or_else(PoisonError::into_inner).contains(&guest) != open {
+    pub(crate) async fn set_egress(self: &Arc<Self>, guest: Ipv4Addr, open: bool) -> Result<(), NetError> {
+        if self.closed().contains(&guest) != open {
             return Ok(());
         }
-        let change = |wishes: Vec<(Ipv4Addr, bool)>| async move {
-            let _transaction = self.transaction.lock().await;
-            // A guest's last wish is what holds.
-            let wishes: BTreeMap<Ipv4Addr, bool> = wishes.into_iter().collect();
-            let there = self.no_egress.read().unwrap_or_else(PoisonError::into_inner).clone();
-            let those = |wanted: bool| -> Vec<Ipv4Addr> {
-                let changed =
-                    |(guest, open): &(&Ipv4Addr, &bool)| **open == wanted && there.contains(*guest) == wanted;
-                wishes.iter().filter(changed).map(|(guest, _)| *guest).collect()
-            };
-            self.change(&those(false), &those(true)).await
-        };
-        self.egress.run((guest, open), change).await
+        // A guest's last wish is what holds.
+        let all = |wishes: Vec<(Ipv4Addr, bool)>| self.change(wishes.into_iter().collect());
+        self.egress.run((guest, open), all).await
     }
 
     /// Makes exactly these the guests that may connect to nowhere, but leaves `spared` as they are.
     pub(crate) async fn settle_no_egress(
-        &self,
+        self: &Arc<Self>,
         wanted: &BTreeSet<Ipv4Addr>,
         spared: &HashSet<Ipv4Addr>,
     ) -> Result<(), NetError> {
-        let _transaction = self.transaction.lock().await;
-        let there = self.no_egress.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let changed = |guest: &&Ipv4Addr| !spared.contains(*guest);
-        let add: Vec<_> = wanted.difference(&there).filter(changed).copied().collect();
-        let remove: Vec<_> = there.difference(wanted).filter(changed).copied().collect();
-        self.change(&add, &remove).await
+        let there = self.closed().clone();
+        let all = there.union(wanted).filter(|guest| !spared.contains(*guest));
+        self.change(all.map(|guest| (*guest, !wanted.contains(guest))).collect()).await
     }
 
     /// Whether the tables are in place and unchanged since this process made them, or at least there.
@@ -123,16 +115,38 @@ impl Firewall {
         &self.design
     }
 
-    /// To be called with the transaction lock held.
-    async fn change(&self, add: &[Ipv4Addr], remove: &[Ipv4Addr]) -> Result<(), NetError> {
-        if add.is_empty() && remove.is_empty() {
-            return Ok(());
-        }
-        // The nameserver refuses at once, and answers only when the table lets the guest out.
-        self.set_no_egress(|set| set.extend(add));
-        nft::apply(&self.what(), &self.design.change_no_egress(add, remove)).await?;
-        self.set_no_egress(|set| set.retain(|guest| !remove.contains(guest)));
-        Ok(())
+    /// Has the set say of some guests whether they may go out. In a task of its own: what it begins it ends, also when
+    /// whoever asked doesn't wait for it.
+    async fn change(self: &Arc<Self>, wishes: BTreeMap<Ipv4Addr, bool>) -> Result<(), NetError> {
+        let firewall = self.clone();
+        let change = async move {
+            let _transaction = firewall.transaction.lock().await;
+            let there = firewall.closed().clone();
+            let those = |wanted: bool| -> Vec<Ipv4Addr> {
+                let changed =
+                    |(guest, open): &(&Ipv4Addr, &bool)| **open == wanted && there.contains(*guest) == wanted;
+                wishes.iter().filter(changed).map(|(guest, _)| *guest).collect()
+            };
+            let (add, remove) = (those(false), those(true));
+            if add.is_empty() && remove.is_empty() {
+                return Ok(());
+            }
+            nft::apply(&firewall.what(), &firewall.design.change_no_egress(&add, &remove)).await?;
+            firewall.set_no_egress(|set| {
+                set.extend(add);
+                set.retain(|guest| !remove.contains(guest));
+            });
+            Ok(())
+        };
+        tokio::spawn(change).await.map_err(|error| NetError::Refused {
+            operation: "change firewall",
+            object: self.what(),
+            message: error.to_string(),
+        })?
+    }
+
+    fn closed(&self) -> RwLockReadGuard<'_, BTreeSet<Ipv4Addr>> {
+        self.no_egress.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set_no_egress(&self, change: impl FnOnce(&mut BTreeSet<Ipv4Addr>)) {

@@ -12,7 +12,8 @@ use nftables::stmt::Statement;
 use nftables::types::NfFamily;
 use serde_json::Value;
 
-use super::ruleset::{self, ACCEPT, Design};
+use super::ruleset::Design;
+use super::statement::{self, ACCEPT};
 
 /// The chain that Docker leaves to the host's operator, see its documentation "Packet filtering and firewalls".
 const DOCKER_USER: &str = "DOCKER-USER";
@@ -180,16 +181,16 @@ fn drops_everything(rule: &Value) -> bool {
 /// The accepts that a chain needs.
 fn accepts(place: &Place, design: &Design) -> Vec<Vec<Statement<'static>>> {
     let bridge = design.bridge.as_str();
-    let gateway = ruleset::address(&design.subnet.gateway());
+    let gateway = statement::address(&design.subnet.gateway());
     match place.hook {
-        Hook::Forward => vec![vec![ruleset::from(bridge), ACCEPT], vec![ruleset::to(bridge), ACCEPT]],
+        Hook::Forward => vec![vec![statement::from(bridge), ACCEPT], vec![statement::to(bridge), ACCEPT]],
         Hook::Input => {
-            let here = ruleset::equal(ruleset::payload("ip", "daddr"), gateway);
-            vec![vec![ruleset::from(bridge), here, ACCEPT]]
+            let here = statement::equal(statement::payload("ip", "daddr"), gateway);
+            vec![vec![statement::from(bridge), here, ACCEPT]]
         }
         Hook::Output => {
-            let here = ruleset::equal(ruleset::payload("ip", "saddr"), gateway);
-            vec![vec![ruleset::to(bridge), here, ACCEPT]]
+            let here = statement::equal(statement::payload("ip", "saddr"), gateway);
+            vec![vec![statement::to(bridge), here, ACCEPT]]
         }
     }
 }

@@ -3,8 +3,8 @@
 //! | module | what it does |
 //! |---|---|
 //! | `subnet`, [`slots`] | addresses, and which VM gets which: pure |
-//! | `bridge`, `link`, `tap`, `sysctl` | the bridge and the taps, by netlink, ioctl and `/proc/sys` |
-//! | `ruleset`, `foreign` | the firewall as data: our tables, and what other people's need |
+//! | `bridge`, `link`, `tap`, `taps`, `sysctl` | the bridge and the taps, by netlink, ioctl and `/proc/sys` |
+//! | `ruleset`, `statement`, `foreign` | the firewall as data: our tables, and what other people's need |
 //! | `firewall`, `nft` | putting it in place and keeping it there |
 //! | `together` | doing at once what many ask for at once |
 //! | `dns` | the guests' nameserver |
@@ -22,9 +22,11 @@ mod nft;
 mod ping;
 mod ruleset;
 pub mod slots;
+mod statement;
 mod subnet;
 mod sysctl;
 mod tap;
+mod taps;
 mod together;
 
 pub use self::findings::{Finding, FindingState};

@@ -10,15 +10,17 @@ use std::net::Ipv4Addr;
 
 use clarateach_ids::MacAddr;
 use nftables::batch::Batch;
-use nftables::expr::{
-    BinaryOperation, CT, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix, SetItem,
-};
+use nftables::expr::{BinaryOperation, Expression, MetaKey, NamedExpression, SetItem};
 use nftables::schema::{
     Chain, Element, NfListObject, Nftables, Rule, Set, SetFlag, SetType, SetTypeValue, Table,
 };
-use nftables::stmt::{Counter, JumpTarget, Match, Operator, Reject, RejectType, Statement};
-use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook, RejectCode};
+use nftables::stmt::Statement;
+use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
+use super::statement::{
+    ACCEPT, DROP, REJECT, address, concat, count, ct, equal, from, ip6, jump, meta, payload, pinned_by,
+    range, text, to, unequal,
+};
 use super::subnet::Subnet;
 use super::tap;
 
@@ -85,8 +87,7 @@ impl Design {
         batch.to_nftables()
     }
 
-    /// Changes who may go nowhere. An element that is there already may be added again; one that isn't may not be
-    /// taken away.
+    /// Changes who may go nowhere, whoever does.
     pub(crate) fn change_no_egress(&self, add: &[Ipv4Addr], remove: &[Ipv4Addr]) -> Nftables<'static> {
         let elements = |addresses: &[Ipv4Addr]| {
             NfListObject::Element(Element {
@@ -98,6 +99,8 @@ impl Design {
         };
         let mut batch = Batch::new();
         if !remove.is_empty() {
+            // Adding first makes removing what isn't there no error.
+            batch.add(elements(remove));
             batch.delete(elements(remove));
         }
         if !add.is_empty() {
@@ -292,89 +295,6 @@ impl TableWriter<'_> {
             ..Rule::default()
         }));
     }
-}
-
-pub(crate) const ACCEPT: Statement<'static> = Statement::Accept(None);
-const DROP: Statement<'static> = Statement::Drop(None);
-/// So that a guest's programs are told at once and don't hang.
-const REJECT: Statement<'static> = Statement::Reject(Some(Reject {
-    _type: Some(RejectType::ICMPX),
-    expr: Some(RejectCode::AdminProhibited),
-}));
-
-fn count() -> Statement<'static> {
-    Statement::Counter(Counter::Anonymous(None))
-}
-
-fn jump(chain: &'static str) -> Statement<'static> {
-    Statement::Jump(JumpTarget { target: chain.into() })
-}
-
-pub(crate) fn from(interface: &str) -> Statement<'static> {
-    equal(meta(MetaKey::Iifname), text(interface.to_owned()))
-}
-
-pub(crate) fn to(interface: &str) -> Statement<'static> {
-    equal(meta(MetaKey::Oifname), text(interface.to_owned()))
-}
-
-fn ip6() -> Statement<'static> {
-    equal(meta(MetaKey::Nfproto), text("ipv6"))
-}
-
-fn ct(key: &'static str, values: &[&'static str]) -> Statement<'static> {
-    let left = Expression::Named(NamedExpression::CT(CT { key: key.into(), family: None, dir: None }));
-    let right = match values {
-        [one] => text(*one),
-        several => Expression::List(several.iter().map(|value| text(*value)).collect()),
-    };
-    Statement::Match(Match { left, right, op: Operator::IN })
-}
-
-fn pinned_by(
-    mac_of: &'static str,
-    mac: &'static str,
-    ip_of: &'static str,
-    ip: &'static str,
-) -> Statement<'static> {
-    equal(concat([meta(MetaKey::Iifname), payload(mac_of, mac), payload(ip_of, ip)]), text("@pins"))
-}
-
-pub(crate) fn equal(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
-    Statement::Match(Match { left, right, op: Operator::EQ })
-}
-
-fn unequal(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
-    Statement::Match(Match { left, right, op: Operator::NEQ })
-}
-
-fn meta(key: MetaKey) -> Expression<'static> {
-    Expression::Named(NamedExpression::Meta(Meta { key }))
-}
-
-pub(crate) fn payload(protocol: &'static str, field: &'static str) -> Expression<'static> {
-    let field = PayloadField { protocol: protocol.into(), field: field.into() };
-    Expression::Named(NamedExpression::Payload(Payload::PayloadField(field)))
-}
-
-fn concat<const N: usize>(parts: [Expression<'static>; N]) -> Expression<'static> {
-    Expression::Named(NamedExpression::Concat(parts.to_vec()))
-}
-
-fn text(text: impl Into<Cow<'static, str>>) -> Expression<'static> {
-    Expression::String(text.into())
-}
-
-pub(crate) fn address(address: &Ipv4Addr) -> Expression<'static> {
-    text(address.to_string())
-}
-
-fn range((start, prefix): (Ipv4Addr, u8)) -> Expression<'static> {
-    if prefix == 32 {
-        return address(&start);
-    }
-    let prefix = Prefix { addr: Box::new(address(&start)), len: u32::from(prefix) };
-    Expression::Named(NamedExpression::Prefix(prefix))
 }
 
 #[cfg(test)]

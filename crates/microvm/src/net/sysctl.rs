@@ -30,6 +30,7 @@ pub(crate) fn harden_bridge(bridge: &str) -> Result<(), NetError> {
         ("arp_ignore", "1"),
         ("rp_filter", "1"),
         ("accept_redirects", "0"),
+        ("accept_source_route", "0"),
         ("send_redirects", "0"),
         ("proxy_arp", "0"),
         ("route_localnet", "0"),

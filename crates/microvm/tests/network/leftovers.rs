@@ -76,6 +76,25 @@ fn detaching_leaves_nothing() {
 }
 
 #[test]
+fn attaching_that_is_broken_off_leaves_nothing_after_detaching() {
+    on_a_host("attaching_that_is_broken_off_leaves_nothing_after_detaching", || async {
+        let network = network();
+        network.ensure().await.unwrap();
+        let mut broken_off = 0;
+        for round in 0..200_u64 {
+            let egress = if round % 8 == 0 { Egress::None } else { Egress::Internet };
+            let slot = network.slot(Ipv4Addr::new(192, 168, 100, 11), egress);
+            let patience = Duration::from_micros(round * 7);
+            broken_off += u32::from(tokio::time::timeout(patience, network.attach(&slot)).await.is_err());
+            network.detach(&slot).await.unwrap();
+            assert_eq!(network.taps().await.unwrap(), [] as [String; 0], "round {round}");
+        }
+        assert!(broken_off > 10, "{broken_off}");
+        assert_eq!((ports(), neighbours(), no_egress()), (0, 0, 0));
+    });
+}
+
+#[test]
 fn thousands_of_left_over_taps_go_quickly_and_only_ours() {
     on_a_host("thousands_of_left_over_taps_go_quickly_and_only_ours", || async {
         let config = || NetConfig { address: Ipv4Addr::new(10, 77, 0, 1), prefix: 16, ..config() };

@@ -38,11 +38,13 @@ async fn works(network: &HostNetwork) {
     let (asked, _) = tokio::join!(
         async {
             let asked = tokio::task::spawn_blocking(move || {
-                // The nameserver has nobody to ask, and says so.
+                // The nameserver has nobody to ask, and says so; whoever asks before it is there asks again.
                 guest.namespace.run(|| {
                     let query = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x01\x00\x01";
-                    world::exchange_within(world::GATEWAY, 53, query, std::time::Duration::from_secs(8))
-                        .is_ok()
+                    let ask = |_| {
+                        world::exchange_within(world::GATEWAY, 53, query, std::time::Duration::from_secs(5))
+                    };
+                    (0..3).map(ask).any(|answer| answer.is_ok())
                 })
             });
             let asked = asked.await.unwrap();

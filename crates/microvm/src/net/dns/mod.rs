@@ -13,6 +13,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -34,6 +36,8 @@ const BUDGET: Duration = Duration::from_millis(4_000);
 const IDLE: Duration = Duration::from_secs(10);
 /// The largest answer by UDP; larger ones are fetched by TCP. Twice what resolvers ask for (RFC 9715).
 const DATAGRAM: usize = 4_096;
+/// Room for queries that have not been looked at, in bytes.
+const RECEIVE: usize = 8 << 20;
 const REBIND: Duration = Duration::from_millis(500);
 
 /// The relay.
@@ -112,6 +116,11 @@ impl Nameserver {
             io::Result::Ok(socket)
         };
         let udp = open(Type::DGRAM, Protocol::UDP)?;
+        // All guests share it: one that asks without end must not crowd out another's query. Beyond the host's limit
+        // it takes a capability, which whoever makes bridges has.
+        if setsockopt(&udp, RcvBufForce, &RECEIVE).is_err() {
+            udp.set_recv_buffer_size(RECEIVE)?;
+        }
         udp.bind(&address)?;
         let tcp = open(Type::STREAM, Protocol::TCP)?;
         // Connections of an agent that is gone must not keep the next one waiting.
