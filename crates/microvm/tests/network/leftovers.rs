@@ -8,7 +8,7 @@ use clarateach_runtime::Egress;
 use futures_util::future::join_all;
 
 use super::tap;
-use super::world::{GATEWAY, assert_same, config, ip, network, on_a_host, run};
+use super::world::{GATEWAY, Guest, assert_same, config, ip, network, on_a_host, run};
 
 fn no_egress() -> usize {
     let set = run("nft", "list set inet clarateach0 no_egress");
@@ -232,4 +232,37 @@ fn report(what: &str, mut times: Vec<Duration>) {
     let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)];
     println!("network: {what}: p50 {:?}, p99 {:?}, most {:?}", at(50), at(99), at(100));
     assert!(at(50) < Duration::from_secs(1), "{what}: {times:?}");
+}
+
+#[test]
+fn an_opened_port_passes_frames_at_once() {
+    on_a_host("an_opened_port_passes_frames_at_once", || async {
+        let network = network();
+        network.ensure().await.unwrap();
+        let (mut held_before, mut held_after) = (Vec::new(), Vec::new());
+        for round in 0..20 {
+            let slot = network.slot(Ipv4Addr::new(192, 168, 100, 11 + round), Egress::Internet);
+            network.attach(&slot).await.unwrap();
+            // A VM that runs already, as one restored from a snapshot.
+            let guest = Guest::boot(&slot);
+            let began = Instant::now();
+            network.open(&slot).await.unwrap();
+            assert!(network.ping(slot.address).await.unwrap());
+            held_before.push(began.elapsed());
+            drop(guest);
+            network.detach(&slot).await.unwrap();
+
+            // One that comes to an open port.
+            network.attach(&slot).await.unwrap();
+            network.open(&slot).await.unwrap();
+            let guest = Guest::boot(&slot);
+            let began = Instant::now();
+            assert!(network.ping(slot.address).await.unwrap());
+            held_after.push(began.elapsed());
+            drop(guest);
+            network.detach(&slot).await.unwrap();
+        }
+        report("open to ping, VMM before", held_before);
+        report("open to ping, VMM after", held_after);
+    });
 }

@@ -29,9 +29,9 @@ const PORT: u16 = 53;
 /// How many queries and connections of one guest are under way at most. More are dropped, as a busy server would.
 const PER_GUEST: usize = 128;
 /// How long one nameserver is waited for before the next is asked.
-const ATTEMPT: Duration = Duration::from_millis(1_300);
+const ATTEMPT: Duration = Duration::from_millis(1_150);
 /// After this the guest is told that nobody answers. Less than the 5 s that resolvers wait.
-const BUDGET: Duration = Duration::from_millis(4_000);
+const BUDGET: Duration = Duration::from_millis(3_500);
 /// A guest's idle TCP connection is closed after this.
 const IDLE: Duration = Duration::from_secs(10);
 /// The largest answer by UDP; larger ones are fetched by TCP. Twice what resolvers ask for (RFC 9715).
