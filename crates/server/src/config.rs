@@ -1,11 +1,15 @@
 //! The settings, read once at start. Nothing else reads the environment.
 
+mod microvms;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use secrecy::{ExposeSecret, SecretString};
+
+pub use self::microvms::{MicroVms, QemuAccel, VmmChoice};
 
 /// A setting that can't be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -41,6 +45,16 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("MAX_SEATS", "500", "The most seats a workshop may have"),
     ("WORKSPACE_BIN", "beside the executable", "The static workspace binary that goes into every seat"),
     ("DOCKER_HOST", "unix:///var/run/docker.sock", "Docker Engine socket"),
+    ("VMM", "auto", "What makes microVM seats here: firecracker, qemu, off; auto takes what works"),
+    ("IMAGES_DIR", "/var/lib/clarateach/images", "Guest kernel and root filesystems of microVM seats"),
+    ("SOCKET_DIR", "/tmp/clarateach", "Directory for sockets of microVMs"),
+    ("BRIDGE_NAME", "clarateach0", "Network bridge of microVMs"),
+    ("BRIDGE_IP", "192.168.100.1/24", "The bridge's address and network"),
+    ("CAPACITY", "50", "The most microVMs on this machine"),
+    ("FIRECRACKER_BIN", "firecracker", "Firecracker, by path or name"),
+    ("QEMU_BIN", "qemu-system-x86_64", "QEMU, by path or name"),
+    ("QEMU_ACCEL", "auto", "How QEMU makes processors: kvm, tcg; auto tries kvm out"),
+    ("SNAPSHOTS", "on", "off: every microVM boots, none starts from a snapshot"),
     ("GCP_PROJECT", "-", "GCP project ID (not used on a single machine)"),
     ("GCP_ZONE", "us-central1-a", "GCP zone (not used on a single machine)"),
     ("WORKER_AGENTS", "-", "JSON array of worker configs (distributed mode); not served by this version"),
@@ -101,6 +115,8 @@ pub struct Seats {
     pub docker_host: String,
     /// `SIMULATED_RUNTIME`.
     pub simulated: bool,
+    /// MicroVMs on this machine.
+    pub microvms: MicroVms,
 }
 
 /// How the log reads.
@@ -199,6 +215,7 @@ impl Config {
                 workspace_bin: get("WORKSPACE_BIN").map(PathBuf::from),
                 docker_host: docker_host(get("DOCKER_HOST"))?,
                 simulated: on_or_off(&get, "SIMULATED_RUNTIME")?,
+                microvms: MicroVms::read(&get)?,
             },
             database_url: get("DATABASE_URL").unwrap_or_else(|| "./clarateach.db".to_owned()),
             state_dir: get("STATE_DIR").map(PathBuf::from),

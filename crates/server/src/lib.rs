@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod config;
+mod microvms;
 pub mod routes;
 pub mod serve;
 mod start;

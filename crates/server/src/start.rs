@@ -28,7 +28,7 @@ use crate::app::seal::Sealer;
 use crate::app::signer::{Signer, SignerError};
 use crate::app::throttle::Throttle;
 use crate::config::{Config, Listen};
-use crate::{routes, serve, tasks, workspace_bin};
+use crate::{microvms, routes, serve, tasks, workspace_bin};
 
 /// How many environments a single machine's runtimes hold at most.
 const LOCAL_CAPACITY: u32 = 2000;
@@ -111,8 +111,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let (signer, keys) = Signer::load(&*store, &sealer, installation.clone(), Timestamp::now()).await?;
 
     let sealer = Arc::new(sealer);
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let runtimes = Arc::new(Runtimes::new(
-        runtimes(&config, &installation, &state_dir),
+        runtimes(&config, &installation, &state_dir, &stop).await,
         config.listen.address.ip().is_loopback(),
     ));
     let directory = Arc::new(Directory::new(
@@ -141,7 +142,6 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         started: Instant::now(),
         config,
     });
-    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     tasks::spawn(&app, &tasks, &stop);
     let serving = tokio::spawn(serve::serve(listener, routes::router(Arc::clone(&app)), stop.clone()));
     tracing::info!(%address, database = %database.display(), "Server runs on http://localhost:{}", address.port());
@@ -194,8 +194,14 @@ fn gateway_config(listen: &Listen, port: u16) -> GatewayConfig {
     }
 }
 
-/// Docker always (it may come up later), processes where only this machine can reach them, simulated when asked for.
-fn runtimes(config: &Config, installation: &InstallationId, state_dir: &Path) -> Vec<Arc<dyn Runtime>> {
+/// Docker always (it may come up later), microVMs where they can be had, processes where only this machine can reach them,
+/// simulated when asked for.
+async fn runtimes(
+    config: &Config,
+    installation: &InstallationId,
+    state_dir: &Path,
+    stop: &CancellationToken,
+) -> Vec<Arc<dyn Runtime>> {
     let mut runtimes: Vec<Arc<dyn Runtime>> = Vec::new();
     match workspace_bin::find(config.seats.workspace_bin.as_deref()) {
         Ok(bin) => {
@@ -218,6 +224,15 @@ fn runtimes(config: &Config, installation: &InstallationId, state_dir: &Path) ->
             match DockerRuntime::connect(docker) {
                 Ok(runtime) => runtimes.push(Arc::new(runtime)),
                 Err(error) => tracing::error!(%error, "no docker runtime"),
+            }
+            if bin.is_static {
+                let place = microvms::Place {
+                    installation,
+                    workspace_bin: bin.path.clone(),
+                    state_dir: state_dir.join("microvm"),
+                    stop: stop.clone(),
+                };
+                runtimes.extend(microvms::open(&config.seats.microvms, place).await);
             }
             if config.listen.address.ip().is_loopback() {
                 let process = ProcessConfig::new(bin.path, state_dir.join("process"), LOCAL_CAPACITY);
