@@ -94,7 +94,7 @@ pub trait Network: Send + Sync + 'static {
     async fn ensure(&self) -> Result<(), NetError>;
 
     /// Makes the tap of a slot and puts it on the bridge, isolated, its source address and MAC pinned, and **closed**: no
-    /// frame passes until [`Network::open`]. The tap belongs to root; a VMM that runs as somebody else gets it by [`give_tap`].
+    /// frame passes until [`Network::open`]. [`give_tap`] keeps all but one user from opening the tap.
     ///
     /// # Errors
     /// What the kernel refused. Nothing is left of a tap that could not be made.

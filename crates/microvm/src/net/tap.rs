@@ -55,18 +55,17 @@ pub(crate) fn address_of(prefix: &str, name: &str) -> Option<Ipv4Addr> {
 /// Makes a persistent tap that is down, on no bridge and not in use, and gives its interface index. Fails with
 /// [`io::ErrorKind::ResourceBusy`] when a VMM holds a tap of this name.
 ///
-/// The device takes packets with a virtio-net header, as VMMs expect it. It belongs to root: a tap that belongs to
-/// nobody could be opened by any user of this host.
+/// The device takes packets with a virtio-net header, as VMMs expect it. It belongs to nobody, so that a VMM of any user
+/// can open it, and so can, while no VMM holds it, whoever may open `/dev/net/tun`; see [`give_tap`].
 pub(crate) fn create(name: &str) -> io::Result<u32> {
     let tun = attach(name)?;
-    // SAFETY: the descriptor is open, and TUNSETOWNER takes an integer.
-    unsafe { request::set_owner(tun.as_raw_fd(), 0) }?;
     // SAFETY: the descriptor is open, and TUNSETPERSIST takes an integer.
     unsafe { request::set_persistent(tun.as_raw_fd(), 1) }?;
     Ok(if_nametoindex(name)?)
 }
 
-/// Lets a VMM that runs as `uid`, without capabilities, open the tap. For a jailed VMM, before it starts.
+/// Lets nobody but `uid` (and who is privileged over networks) open the tap. For a jailed VMM with a user of its own,
+/// before it starts: another that broke out of its jail can't take this one's tap then.
 ///
 /// # Errors
 /// When there is no such tap, or a VMM has it.

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use clarateach_microvm::net::{HostNetwork, NetConfig, Network, Slot, Slots, tap_name};
+use clarateach_microvm::net::{HostNetwork, NetConfig, Network, Slot, Slots, give_tap, tap_name};
 use clarateach_runtime::Egress;
 use futures_util::future::join_all;
 
@@ -264,5 +264,22 @@ fn an_opened_port_passes_frames_at_once() {
         }
         report("open to ping, VMM before", held_before);
         report("open to ping, VMM after", held_after);
+    });
+}
+
+#[test]
+fn a_tap_that_was_given_away_opens_for_its_user_only() {
+    on_a_host("a_tap_that_was_given_away_opens_for_its_user_only", || async {
+        let network = network();
+        network.ensure().await.unwrap();
+        let slot = network.slot(Ipv4Addr::new(192, 168, 100, 11), Egress::Internet);
+        network.attach(&slot).await.unwrap();
+        assert!(give_tap("ctnothing", 1_234).is_err(), "nothing is made");
+        give_tap(&slot.tap, 1_234).unwrap();
+        let shown = run("ip", &format!("-d link show {}", slot.tap));
+        assert!(shown.contains("persist on") && shown.contains("user 1234"), "{shown}");
+        network.attach(&slot).await.unwrap();
+        drop(tap::open(&slot.tap).expect("root may open it"));
+        network.detach(&slot).await.unwrap();
     });
 }
