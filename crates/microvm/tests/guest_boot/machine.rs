@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 
 use clarateach_microvm::guest::control::{Control, Patience};
 use clarateach_microvm::guest::{BOOT_ARGUMENTS, initramfs};
-use clarateach_seatproto::guest::{CONTROL_PORT_NAME, GuestConfig, GuestNetwork, WORKSPACE_PORT};
+use clarateach_seatproto::guest::{
+    CONTROL_PORT_NAME, CONTROL_VSOCK_PORT, GuestConfig, GuestNetwork, WORKSPACE_PORT,
+};
 use clarateach_testkit::{GuestKernel, guest_kernel, seat_binary, skip, wait_for, wait_for_blocking};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 const QEMU: &str = "qemu-system-x86_64";
@@ -51,6 +54,8 @@ pub(crate) fn parts(test: &str) -> Option<Parts> {
 /// A running machine; killed when dropped.
 pub(crate) struct Machine {
     qemu: Child,
+    /// What serves its vsock device.
+    vsock: Option<Child>,
     directory: PathBuf,
     port: u16,
     pub(crate) started: Instant,
@@ -61,6 +66,8 @@ pub(crate) struct Machine {
 pub(crate) struct Unusual {
     pub(crate) no_upper: bool,
     pub(crate) initramfs: Option<PathBuf>,
+    /// The program `vhost-device-vsock`, for a machine with a vsock device in place of a serial port.
+    pub(crate) vsock: Option<PathBuf>,
     pub(crate) arguments: &'static str,
 }
 
@@ -92,21 +99,29 @@ impl Machine {
             ])
             .args(["-drive", &format!("id=base,if=none,format=raw,readonly=on,file={}", at("base.ext4"))])
             .args(["-device", "virtio-blk-device,drive=base"])
-            .args(["-device", "virtio-serial-device"])
-            .args(["-chardev", &format!("socket,id=control,server=on,wait=off,path={}", at("control"))])
-            .args(["-device", &format!("virtserialport,chardev=control,name={CONTROL_PORT_NAME}")])
             .args([
                 "-netdev",
                 &format!("user,id=net,ipv6=off,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:{WORKSPACE_PORT}"),
             ])
             .args(["-device", "virtio-net-device,netdev=net"]);
+        let vsock = unusual.vsock.as_ref().map(|program| start_vsock(program, directory));
+        if vsock.is_some() {
+            qemu.args(["-object", "memory-backend-memfd,id=memory,size=192M,share=on"])
+                .args(["-machine", "memory-backend=memory"])
+                .args(["-chardev", &format!("socket,id=vsock,path={}", at("vhost"))])
+                .args(["-device", "vhost-user-vsock-device,chardev=vsock"]);
+        } else {
+            qemu.args(["-device", "virtio-serial-device"])
+                .args(["-chardev", &format!("socket,id=control,server=on,wait=off,path={}", at("control"))])
+                .args(["-device", &format!("virtserialport,chardev=control,name={CONTROL_PORT_NAME}")]);
+        }
         if !unusual.no_upper {
             qemu.args(["-drive", &format!("id=upper,if=none,format=raw,file={}", at("upper.ext4"))])
                 .args(["-device", "virtio-blk-device,drive=upper"]);
         }
         let started = Instant::now();
         let qemu = qemu.stdin(Stdio::null()).spawn().unwrap();
-        Machine { qemu, directory: directory.to_owned(), port, started }
+        Machine { qemu, vsock, directory: directory.to_owned(), port, started }
     }
 
     /// What it has printed.
@@ -118,9 +133,11 @@ impl Machine {
     /// Opens the control channel, as a host does: again and again until the VMM listens.
     pub(crate) async fn control(&self) -> Control {
         let path = self.directory.join("control");
-        let stream =
-            wait_for("the control socket", PATIENCE, || async { UnixStream::connect(&path).await.ok() })
-                .await;
+        let stream = wait_for("the control socket", PATIENCE, || async {
+            let stream = UnixStream::connect(&path).await.ok()?;
+            if self.vsock.is_some() { shake_hands(stream).await.ok() } else { Some(stream) }
+        })
+        .await;
         Control::new(Box::new(stream)).with_patience(Patience { quick: PATIENCE, configure: PATIENCE })
     }
 
@@ -181,6 +198,25 @@ impl Machine {
     }
 }
 
+/// Serves a vsock device as Firecracker does its own: behind a Unix socket, with the same words.
+fn start_vsock(program: &Path, directory: &Path) -> Child {
+    let (socket, uds) = (directory.join("vhost"), directory.join("control"));
+    let vm = format!("guest-cid=3,socket={},uds-path={}", socket.display(), uds.display());
+    let served = Command::new(program).args(["--vm", &vm]).stderr(Stdio::null()).spawn().unwrap();
+    wait_for_blocking("the vsock device", PATIENCE, || socket.exists().then_some(()));
+    served
+}
+
+/// As in Firecracker's docs/vsock.md, for connections that the host initiates.
+async fn shake_hands(mut stream: UnixStream) -> std::io::Result<UnixStream> {
+    stream.write_all(format!("CONNECT {CONTROL_VSOCK_PORT}\n").as_bytes()).await?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\n") {
+        answer.push(stream.read_u8().await?);
+    }
+    if answer.starts_with(b"OK ") { Ok(stream) } else { Err(std::io::ErrorKind::ConnectionRefused.into()) }
+}
+
 /// On an emulated machine the kernel can't find out how fast the host's time stamp counter runs, and needs it.
 fn clock_argument() -> String {
     let processors = std::fs::read_to_string("/proc/cpuinfo").unwrap();
@@ -195,6 +231,10 @@ impl Drop for Machine {
     fn drop(&mut self) {
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
+        if let Some(vsock) = &mut self.vsock {
+            let _ = vsock.kill();
+            let _ = vsock.wait();
+        }
         if std::thread::panicking() {
             eprintln!("--- console:\n{}", self.console());
         }

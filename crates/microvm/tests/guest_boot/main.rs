@@ -215,6 +215,19 @@ async fn an_image_with_an_init_of_its_own_runs_it_as_process_1() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_init_that_ends_takes_the_machine_with_it_and_says_so() {
+    let Some(parts) = parts("guest_boot_panic") else { return };
+    let drives = drives(&Init::Script("#!/bin/sh\nsleep 1\nexit 3\n"));
+    let mut machine = Machine::boot(&parts, drives.path(), &Unusual::default());
+    let mut control = machine.control().await;
+    // Whether the answer or the end comes first is a matter of luck.
+    let _ = control.configure(&config()).await;
+    machine.ended();
+    let console = machine.console();
+    assert!(console.contains("Kernel panic - not syncing: Attempted to kill init"), "{console}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_kernel_that_mounted_the_base_itself_starts_the_same_seat() {
     let Some(parts) = parts("guest_boot_without_initramfs") else { return };
     let drives = drives(&Init::Ours(&ours(&parts)));
@@ -230,6 +243,35 @@ async fn a_kernel_that_mounted_the_base_itself_starts_the_same_seat() {
     assert!(machine.console().contains("base image is the kernel's root"), "{}", machine.console());
     let output = machine.run("hostname; mount | grep -c '^overlay on / '; ls /run; cat /proc/1/comm");
     assert_eq!(output, "seat-7\n1\nworkspace\n");
+    control.shutdown().await.unwrap();
+    assert!(machine.ended().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_serial_port_the_guest_listens_on_vsock() {
+    const TEST: &str = "firecracker_control_channel";
+    let Some(parts) = parts(TEST) else { return };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let program = std::env::split_paths(&path).map(|d| d.join("vhost-device-vsock")).find(|p| p.is_file());
+    let Some(program) = program else {
+        clarateach_testkit::skip(
+            TEST,
+            "vhost-device-vsock is not installed (cargo install vhost-device-vsock)",
+        );
+        return;
+    };
+    let drives = drives(&Init::Ours(&ours(&parts)));
+    let unusual = Unusual { vsock: Some(program), ..Unusual::default() };
+    let mut machine = Machine::boot(&parts, drives.path(), &unusual);
+    let mut first = machine.control().await;
+    assert_eq!(first.hello().await.unwrap(), GuestState::Parked);
+    // Whoever comes later takes its place, though it never said goodbye.
+    let mut control = machine.control().await;
+    control.configure(&config()).await.unwrap();
+    await_health(&machine);
+    drop(control);
+    let mut control = machine.control().await;
+    assert_eq!(control.hello().await.unwrap(), GuestState::Running);
     control.shutdown().await.unwrap();
     assert!(machine.ended().success());
 }
