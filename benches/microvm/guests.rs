@@ -52,7 +52,10 @@ async fn series(machines: &Machines, timed: &Arc<Timed>, snapshots: bool) {
     let how = if snapshots { "restored" } else { "booted" };
     if snapshots {
         let first = create(&runtime, machines, timed, 1).await;
-        print("QEMU: the first of a kind, with the snapshot, to ready", &format!("{:.0} ms", ms(first.ready)));
+        print(
+            "QEMU: the first of a kind, with the snapshot, to ready",
+            &format!("{:.0} ms", ms(first.ready)),
+        );
     }
     let (mut vmm, mut ping, mut ready) = (Vec::new(), Vec::new(), Vec::new());
     for seat in 1..=TIMES {

@@ -5,17 +5,17 @@
 //! emulated processor: create to ping, create to ready, and the same from a snapshot. In a network namespace of its own;
 //! needs root. `run.sh` builds what it needs and starts it.
 
+mod creates;
 #[allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 #[path = "../../crates/microvm/tests/support/doubles.rs"]
 mod doubles;
+mod guests;
 #[allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 #[path = "../../crates/microvm/tests/guest_boot/image.rs"]
 mod image;
 #[allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 #[path = "../../crates/microvm/tests/support/machines.rs"]
 mod machines;
-mod creates;
-mod guests;
 #[allow(dead_code, unreachable_pub, unused_imports, clippy::unwrap_used)]
 #[path = "../../crates/microvm/tests/support/mod.rs"]
 mod support;

@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -13,6 +14,10 @@ use crate::error::OpenError;
 const LONGEST_SOCKET: usize = 107;
 /// Longest name of a socket that a VMM makes in a VM's run directory.
 const SOCKET_NAME: usize = 24;
+/// How long a lock is waited for: a process that was killed while it started a VMM lives on in its child, with everything that
+/// was open, until that executes the VMM.
+const ENDING: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(10);
 const RUN_DIR_NAME: usize = crate::instance::LENGTH;
 
 /// Makes `path`, or finds it, and closes it to others.
@@ -59,7 +64,7 @@ pub(crate) fn for_sockets(path: &Path) -> Result<PathBuf, OpenError> {
 pub(crate) struct Lock(File);
 
 impl Lock {
-    pub(crate) fn take(state: &Path) -> Result<Self, OpenError> {
+    pub(crate) async fn take(state: &Path) -> Result<Self, OpenError> {
         let path = state.join("lock");
         let file = File::options()
             .create(true)
@@ -67,10 +72,18 @@ impl Lock {
             .write(true)
             .open(&path)
             .map_err(OpenError::directory("opening", &path))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self(file)),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse { path: state.to_owned() }),
-            Err(error) => Err(OpenError::directory("locking", path)(error.into())),
+        let deadline = Instant::now() + ENDING;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Self(file)),
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                    tokio::time::sleep(PAUSE).await
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    return Err(OpenError::InUse { path: state.to_owned() });
+                }
+                Err(error) => return Err(OpenError::directory("locking", path)(error.into())),
+            }
         }
     }
 

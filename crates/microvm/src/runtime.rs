@@ -100,7 +100,7 @@ impl MicroVmRuntime {
         network: Arc<dyn Network>,
     ) -> Result<Self, OpenError> {
         let state = directory::private(&config.state_dir)?;
-        let lock = Lock::take(&state)?;
+        let lock = Lock::take(&state).await?;
         config.socket_dir = directory::for_sockets(&config.socket_dir)?;
         config.state_dir = state.clone();
         for own in ["vms", "bases", "boot", "snapshots"] {

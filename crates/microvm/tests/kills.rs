@@ -1,13 +1,13 @@
 //! The process that serves VMs is killed at any moment: those that run go on, and afterwards nothing is left over.
 
+#[path = "support/doubles.rs"]
+mod doubles;
 #[allow(dead_code)]
 #[path = "guest_boot/image.rs"]
 mod image;
 #[path = "support/machines.rs"]
 mod machines;
 mod support;
-#[path = "support/doubles.rs"]
-mod doubles;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -206,11 +206,11 @@ fn nothing_is_lost_and_nothing_is_left_however_often_the_server_is_killed() {
 
         let runtime = machines.open().await;
         for (seat, vm) in &made {
-            let found = runtime.vm(&key(seat.parse().unwrap())).unwrap_or_else(|| panic!("seat {seat} is lost"));
+            let found =
+                runtime.vm(&key(seat.parse().unwrap())).unwrap_or_else(|| panic!("seat {seat} is lost"));
             assert_eq!((found.generation.0, found.pid.unwrap().to_string()), (vm.generation, vm.pid.clone()));
-            let answers = || async {
-                machines.network.ping(found.address).await.unwrap_or(false).then_some(())
-            };
+            let answers =
+                || async { machines.network.ping(found.address).await.unwrap_or(false).then_some(()) };
             wait_for(&format!("seat {seat} at {} to answer", found.address), PATIENCE, answers).await;
         }
         for vm in runtime.vms() {
@@ -259,9 +259,13 @@ fn two_hundred_vms_are_taken_over_at_once() {
         let after: BTreeMap<_, _> =
             runtime.vms().into_iter().map(|vm| (vm.key.clone(), (vm.pid, vm.address))).collect();
         assert!(before == after, "not all were taken over as they were");
-        let ready = || async { runtime.vms().iter().all(|vm| vm.state == EnvironmentState::Ready).then_some(()) };
+        let ready =
+            || async { runtime.vms().iter().all(|vm| vm.state == EnvironmentState::Ready).then_some(()) };
         wait_for("all to be ready", PATIENCE, ready).await;
-        eprintln!("{VMS} VMs were taken over in {opened:?}, and had all answered after {:?}", began.elapsed());
+        eprintln!(
+            "{VMS} VMs were taken over in {opened:?}, and had all answered after {:?}",
+            began.elapsed()
+        );
         assert!(opened < Duration::from_secs(5), "{opened:?}");
 
         let removals: Vec<_> = before.keys().map(|key| runtime.remove(key, Generation(1))).collect();
