@@ -6,17 +6,14 @@
 //! needs root. `run.sh` builds what it needs and starts it.
 
 mod creates;
-#[allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 #[path = "../../crates/microvm/tests/support/doubles.rs"]
 mod doubles;
 mod guests;
-#[allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+#[allow(dead_code, clippy::unwrap_used)]
 #[path = "../../crates/microvm/tests/guest_boot/image.rs"]
 mod image;
-#[allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 #[path = "../../crates/microvm/tests/support/machines.rs"]
 mod machines;
-#[allow(dead_code, unreachable_pub, unused_imports, clippy::unwrap_used)]
 #[path = "../../crates/microvm/tests/support/mod.rs"]
 mod support;
 mod timed;

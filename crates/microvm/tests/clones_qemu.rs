@@ -1,5 +1,7 @@
 //! Two VMs that were restored from one snapshot are two machines.
 
+#![allow(clippy::unwrap_used)]
+
 #[allow(dead_code)]
 #[path = "guest_boot/image.rs"]
 mod image;

@@ -1,5 +1,7 @@
 //! The process that serves VMs is killed at any moment: those that run go on, and afterwards nothing is left over.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "support/doubles.rs"]
 mod doubles;
 #[allow(dead_code)]

@@ -1,5 +1,7 @@
 //! Lives of VMs over plain processes: what goes wrong on the way, and what is left of it.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::net::Ipv4Addr;

@@ -1,6 +1,8 @@
 //! Starting from snapshots, over plain processes: which VM is snapshotted, which are restored, and what becomes of
 //! snapshots that are of no use any more.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use clarateach_ids::{Generation, SeatKey, SeatNumber};

@@ -123,8 +123,8 @@ impl Harness for Installation {
 pub fn instance_of(state: &Path, key: &SeatKey) -> Option<String> {
     let journal = std::fs::read_to_string(state.join("journal")).ok()?;
     let lines = journal.lines().filter_map(|line| serde_json::from_str(&line[17..]).ok());
-    let intents = lines.filter(|line: &serde_json::Value| {
+    let mut intents = lines.filter(|line: &serde_json::Value| {
         line["workshop"] == key.workshop.as_str() && line["seat"] == u32::from(key.seat)
     });
-    intents.last()?["spec"]["instance"].as_str().map(str::to_owned)
+    intents.next_back()?["spec"]["instance"].as_str().map(str::to_owned)
 }
