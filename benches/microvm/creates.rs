@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clarateach_ids::{Generation, SeatKey, SeatNumber, WorkshopId};
-use clarateach_microvm::{CreateRequest, MicroVmRuntime, Readiness, Until};
+use clarateach_microvm::{CreateRequest, MicroVmRuntime, PhaseTimes, Readiness, Until};
 use clarateach_runtime::{DesiredSeat, Egress, EnvironmentState, ImageRef, Runtime};
 
 use crate::timed::Timed;
@@ -61,6 +61,17 @@ async fn creates(
     (workshop, own, began.elapsed())
 }
 
+/// Where the time went since `before`.
+fn phases(what: &str, runtime: &MicroVmRuntime, before: &[PhaseTimes]) {
+    for (now, then) in runtime.times().iter().zip(before) {
+        let count = u32::try_from(now.count - then.count).unwrap_or(u32::MAX);
+        if count > 0 {
+            let mean = (now.sum - then.sum) / count;
+            print(&format!("  {what}: {} on average", now.phase), &format!("{:.2} ms", ms(mean)));
+        }
+    }
+}
+
 async fn removes(runtime: &Arc<MicroVmRuntime>) {
     let all = runtime.vms();
     let removals = all.iter().map(|vm| runtime.remove(&vm.key, vm.generation));
@@ -90,9 +101,12 @@ pub(crate) async fn measure() {
     creates(&runtime, &timed, 10, 1).await;
     removes(&runtime).await;
 
+    let before = runtime.times();
     let (_, own, _) = creates(&runtime, &timed, 100, 1).await;
     print("agent's own time per create, one at a time", &spread(own));
+    phases("one at a time", &runtime, &before);
     removes(&runtime).await;
+    let before = runtime.times();
     let mut own = Vec::new();
     let mut took = Duration::ZERO;
     for _ in 0..4 {
@@ -102,6 +116,7 @@ pub(crate) async fn measure() {
         removes(&runtime).await;
     }
     print("agent's own time per create, 50 at a time", &spread(own));
+    phases("50 at a time", &runtime, &before);
     print("creates per second, 50 at a time", &format!("{:.0}", 200.0 / took.as_secs_f64()));
 
     let before = resident_kib();

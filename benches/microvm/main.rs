@@ -22,7 +22,7 @@ use std::time::Duration;
 
 #[allow(clippy::print_stdout)]
 fn print(what: &str, figure: &str) {
-    println!("{what:<60} {figure}");
+    println!("{what:<62} {figure}");
 }
 
 /// The figure below which `share` of all lie.
