@@ -283,3 +283,18 @@ fn a_tap_that_was_given_away_opens_for_its_user_only() {
         network.detach(&slot).await.unwrap();
     });
 }
+
+#[test]
+fn ports_forward_when_open_returns() {
+    on_a_host("ports_forward_when_open_returns", || async {
+        let network = network();
+        network.ensure().await.unwrap();
+        let slots: Vec<Slot> =
+            (11..61).map(|last| network.slot(Ipv4Addr::new(192, 168, 100, last), Egress::Internet)).collect();
+        join_all(slots.iter().map(async |slot| network.attach(slot).await.unwrap())).await;
+        let _vmms: Vec<_> = slots.iter().map(|slot| tap::open(&slot.tap).unwrap()).collect();
+        assert_eq!(run("bridge", "link show").matches("state forwarding").count(), 0);
+        join_all(slots.iter().map(async |slot| network.open(slot).await.unwrap())).await;
+        assert_eq!(run("bridge", "link show").matches("state forwarding").count(), 50);
+    });
+}
