@@ -70,7 +70,7 @@ async fn assemble(settings: &MicroVms, place: Place<'_>) -> Result<Arc<dyn Runti
     };
     let runtime =
         MicroVmRuntime::open(config, vmm, network.clone()).await.map_err(|error| with_causes(&error))?;
-    tokio::spawn(async move { network.serve_dns(place.stop).await });
+    tokio::spawn(async move { network.run(place.stop).await });
     Ok(Arc::new(runtime))
 }
 
