@@ -6,9 +6,9 @@ use std::path::Path;
 use clarateach_ext4::{FileMap, Metadata, Node, Options, Writer};
 
 const BUSYBOX: &str = "/bin/busybox";
-const TOOLS: [&str; 18] = [
-    "awk", "cat", "date", "env", "grep", "head", "hostname", "id", "ip", "ls", "mount", "mv", "od", "rm",
-    "sh", "sleep", "stat", "tr",
+const TOOLS: [&str; 19] = [
+    "awk", "cat", "date", "dd", "env", "grep", "head", "hostname", "id", "ip", "ls", "mount", "mv", "od",
+    "rm", "sh", "sleep", "stat", "tr",
 ];
 
 /// What the image's `/sbin/init` is.

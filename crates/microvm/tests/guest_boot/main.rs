@@ -210,6 +210,15 @@ async fn an_image_with_an_init_of_its_own_runs_it_as_process_1() {
     assert!(output.starts_with("1\n"), "{output}");
     assert!(output.ends_with("seat-7\n"), "{output}");
     assert!(machine.console().contains("own init is 1"), "{}", machine.console());
+    // A learner who takes all memory loses what took it, and not the server, which is no longer process 1.
+    let script = r#"cat /proc/self/oom_score_adj
+        dd if=/dev/zero of=/dev/null bs=150000000 count=1
+        echo "dd: $?""#;
+    assert_eq!(
+        machine.run(script).lines().filter(|line| *line != "Killed").collect::<Vec<_>>(),
+        ["0", "dd: 137"]
+    );
+    assert_eq!(control.hello().await.unwrap(), GuestState::Running);
     control.shutdown().await.unwrap();
     assert!(machine.ended().success());
 }

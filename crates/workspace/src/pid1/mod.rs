@@ -3,7 +3,9 @@
 
 mod environment;
 pub mod guest;
+mod oom;
 mod processes;
 
 pub use environment::{close_memory, scrub_environment};
+pub(crate) use oom::{give_up_oom_protection, is_spared_by_oom};
 pub(crate) use processes::{descendants, end_all, reap, session_members};

@@ -21,7 +21,7 @@ use rustix::{
     termios::{LocalModes, SpecialCodeIndex, Winsize},
 };
 
-use crate::learner::Learner;
+use crate::{learner::Learner, pid1};
 
 /// Size of the kernel's input queue of a terminal, in bytes.
 const KERNEL_INPUT: u64 = 4096;
@@ -68,7 +68,11 @@ impl Pty {
             let groups: Vec<Gid> = learner.groups.iter().map(|g| Gid::from_raw(*g)).collect();
             (groups, Gid::from_raw(learner.gid), Uid::from_raw(learner.uid))
         });
+        let spared = pid1::is_spared_by_oom();
         let become_learner = move || -> io::Result<()> {
+            if spared {
+                pid1::give_up_oom_protection()?;
+            }
             rustix::process::setsid()?;
             // Standard input is the terminal's other side by now.
             rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;

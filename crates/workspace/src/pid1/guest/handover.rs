@@ -15,6 +15,7 @@ use nix::unistd::{ForkResult, fork, setsid};
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::{GuestError, Never, channel::Channel, root::Upper};
+use crate::pid1::oom::protect_from_oom;
 
 /// This program, even when its file is gone with the initramfs.
 const OURSELVES: &str = "/proc/self/exe";
@@ -78,6 +79,9 @@ pub(super) fn to_server(channel: &Channel, upper: Option<&Upper>, config: &Guest
         Err(error) => GuestError::during("forking")(error),
         Ok(ForkResult::Child) => {
             let _ = setsid();
+            if let Err(error) = protect_from_oom() {
+                crate::say(&format!("the server may be ended when memory is full: {error}"));
+            }
             GuestError::during("executing the workspace server")(server.exec())
         }
         Ok(ForkResult::Parent { .. }) => {
