@@ -157,7 +157,7 @@ async fn a_held_seat_whose_disk_was_removed_waits_for_a_reset() {
         let found = leaks::run("docker", &[list, &["--quiet", "--filter", &label]].concat());
         let found: Vec<&str> = found.split_whitespace().collect();
         assert_eq!(found.len(), 1, "{list:?}: {found:?}");
-        leaks::run("docker", &[list[0], "rm", "--force", found[0]]);
+        let _ = leaks::run("docker", &[list[0], "rm", "--force", found[0]]);
     }
     server.restart().await;
     let seats = format!("/api/workshops/{workshop}/seats");

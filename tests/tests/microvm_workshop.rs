@@ -55,8 +55,8 @@ fn two_workshops_of_microvms() {
         Err(reason) => return skip(&format!("microvm_workshop {TEST}"), &reason),
     };
     let namespace = format!("ct-e2e-{}", std::process::id());
-    leaks::run("ip", &["netns", "add", &namespace]);
-    leaks::run("ip", &["-n", &namespace, "link", "set", "lo", "up"]);
+    let _ = leaks::run("ip", &["netns", "add", &namespace]);
+    let _ = leaks::run("ip", &["-n", &namespace, "link", "set", "lo", "up"]);
     let sockets = images.path().join("s");
     let status = Command::new("ip")
         .args(["netns", "exec", &namespace])
@@ -70,7 +70,7 @@ fn two_workshops_of_microvms() {
         let pid = vmm.split(' ').nth(1).and_then(|pid| pid.parse().ok()).expect("a pid");
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
     }
-    leaks::run("ip", &["netns", "del", &namespace]);
+    let _ = leaks::run("ip", &["netns", "del", &namespace]);
     assert!(status.unwrap().success(), "see above");
 }
 
