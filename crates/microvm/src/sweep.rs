@@ -3,7 +3,7 @@
 //! Only what is ours is touched: names that carry this runtime's mark, in its own directories, and taps and firewall
 //! elements that the network says are ours.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,8 @@ use crate::journal::{Event, Record};
 use crate::net::{Slot, Subnet};
 use crate::vm::undo;
 use crate::vmm::VmSpec;
+
+const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// Taps that were there before this process and belong to no VM.
 #[derive(Debug, Default)]
@@ -56,11 +58,11 @@ pub(crate) async fn sweep(host: Arc<Host>, taps: StrayTaps) {
         tokio::task::spawn_blocking(move || strangers(&host)).await.unwrap_or_default()
     };
     let count = strangers.len();
-    for instance in strangers {
+    for Stranger { instance, alive } in strangers {
         if host.closing.is_cancelled() {
             return;
         }
-        if let Err(error) = end(&host, &instance).await {
+        if let Err(error) = end(&host, &instance, alive).await {
             tracing::warn!(%instance, %error, "a left-over could not be removed");
         }
     }
@@ -84,33 +86,48 @@ async fn sweep_boot(host: &Host) {
     }
 }
 
-/// Names of VMs of ours that run, or have a directory, and are in no record.
-fn strangers(host: &Host) -> Vec<String> {
-    let mut found: HashSet<String> = HashSet::new();
-    for directory in [host.vms(), host.config.socket_dir.clone()] {
-        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
-            if let Ok(name) = entry.file_name().into_string()
-                && host.instances.is_ours(&name)
-            {
-                found.insert(name);
-            }
-        }
+/// A VM of ours that is in no record.
+#[derive(Debug)]
+struct Stranger {
+    instance: String,
+    /// Whether more than directories may be left of it: a process, a control group, sockets.
+    alive: bool,
+}
+
+/// Names of VMs of ours that run, or have a directory or a control group, and are in no record.
+fn strangers(host: &Host) -> Vec<Stranger> {
+    let mut found: HashMap<String, bool> = HashMap::new();
+    for name in names(&host.vms()).filter(|name| host.instances.is_ours(name)) {
+        found.insert(name, false);
     }
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let is_process = entry.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit);
-        if is_process
-            && let Ok(line) = fs::read(entry.path().join("cmdline"))
+    for name in names(&host.config.socket_dir).filter(|name| host.instances.is_ours(name)) {
+        let empty = names(&host.config.socket_dir.join(&name)).next().is_none();
+        found.insert(name, !empty);
+    }
+    let hierarchies = names(Path::new(CGROUPS)).map(|name| Path::new(CGROUPS).join(name));
+    for hierarchy in hierarchies.chain([PathBuf::from(CGROUPS)]) {
+        let groups = names(&hierarchy.join("clarateach")).filter(|name| host.instances.is_ours(name));
+        found.extend(groups.map(|name| (name, true)));
+    }
+    for process in names(Path::new("/proc")).filter(|name| name.starts_with(|c: char| c.is_ascii_digit())) {
+        if let Ok(line) = fs::read(Path::new("/proc").join(process).join("cmdline"))
             && let Some(name) = host.instances.named_in(&line)
         {
-            found.insert(name.to_owned());
+            found.insert(name.to_owned(), true);
         }
     }
     // Looked at last: what was made meanwhile is on the board.
     let known = host.known_instances();
-    found.into_iter().filter(|name| !known.contains(name)).collect()
+    let strangers = found.into_iter().filter(|(name, _)| !known.contains(name));
+    strangers.map(|(instance, alive)| Stranger { instance, alive }).collect()
 }
 
-async fn end(host: &Host, instance: &str) -> std::io::Result<()> {
+fn names(directory: &Path) -> impl Iterator<Item = String> + use<> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok())
+}
+
+async fn end(host: &Host, instance: &str, alive: bool) -> std::io::Result<()> {
     let home = host.vm_directory(instance);
     let spec = VmSpec {
         instance: instance.to_owned(),
@@ -125,10 +142,9 @@ async fn end(host: &Host, instance: &str) -> std::io::Result<()> {
         nic: None,
         control: false,
     };
-    for process in host.vmm.find(instance) {
-        host.vmm.kill(&spec, Some(&process)).await.map_err(std::io::Error::other)?;
+    if alive {
+        host.vmm.kill(&spec, None).await.map_err(std::io::Error::other)?;
     }
-    host.vmm.kill(&spec, None).await.map_err(std::io::Error::other)?;
     remove(&spec.run_dir).await?;
     remove(&home).await
 }

@@ -304,3 +304,6 @@ fn rewrite(path: &Path, records: HashMap<String, Record>) -> io::Result<Log> {
     let (len, lines) = (bytes.len() as u64, records.len());
     Ok(Log { file, path: path.to_owned(), len, lines, written: 0, asked: 0, records, closed: false })
 }
+
+#[cfg(test)]
+mod tests;

@@ -256,24 +256,35 @@ async fn furnish(host: &Arc<Host>, record: &mut Record, begin: Begin) -> Result<
     if record.spec.initramfs.is_some() {
         record.spec.initramfs = Some(host.initramfs().await?);
     }
-    let began = Instant::now();
-    {
-        let (home, spec) = (host.vm_directory(record.instance()), record.spec.clone());
-        let (upper, disk_mb) = (record.upper.clone(), record.disk_mb);
-        let furnish = move || {
-            directory(&home)?;
-            directory(&spec.run_dir)?;
-            if matches!(begin, Begin::New { .. }) {
-                disk::make(&upper, disk_mb, &spec.instance)
-            } else {
-                Ok(())
-            }
-        };
-        tokio::task::spawn_blocking(furnish)
-            .await
-            .map_err(|error| Fault::new("DISK_FAILED", error.to_string()))??;
+    // Each waits for another part of the kernel.
+    let (disk, tap) = tokio::join!(disk(host, record, begin), tap(host, record));
+    disk?;
+    tap?;
+    // A disk that was written to is never met by a guest that remembers another.
+    match begin {
+        Begin::New { .. } => Ok(host.snapshots.start_of(host, record).await),
+        Begin::Again | Begin::TakeOver => Ok(Start::Boot(None)),
     }
+}
+
+/// The VM's directories, and its drive if it is new.
+async fn disk(host: &Host, record: &Record, begin: Begin) -> Result<(), Fault> {
+    let began = Instant::now();
+    let (home, run_dir) = (host.vm_directory(record.instance()), record.spec.run_dir.clone());
+    let (upper, disk_mb, seed) = (record.upper.clone(), record.disk_mb, record.instance().to_owned());
+    let make = move || {
+        directory(&home)?;
+        directory(&run_dir)?;
+        if matches!(begin, Begin::New { .. }) { disk::make(&upper, disk_mb, &seed) } else { Ok(()) }
+    };
+    let made = tokio::task::spawn_blocking(make).await;
+    made.map_err(|error| Fault::new("DISK_FAILED", error.to_string()))??;
     host.times.disk.note(began.elapsed());
+    Ok(())
+}
+
+/// The VM's tap, closed until the guest knows who it is.
+async fn tap(host: &Host, record: &Record) -> Result<(), Fault> {
     let began = Instant::now();
     {
         let _turn = match record.slot.egress {
@@ -287,11 +298,7 @@ async fn furnish(host: &Arc<Host>, record: &mut Record, begin: Begin) -> Result<
         host.network.open(&record.slot).await?;
     }
     host.times.network.note(began.elapsed());
-    // A disk that was written to is never met by a guest that remembers another.
-    match begin {
-        Begin::New { .. } => Ok(host.snapshots.start_of(host, record).await),
-        Begin::Again | Begin::TakeOver => Ok(Start::Boot(None)),
-    }
+    Ok(())
 }
 
 /// Starts the VMM; whatever comes of it, the record has its process if it was spawned.
