@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 /// A panic resets the machine at once, which ends the VMM (`panic=-1 reboot=t`: by a triple fault, without asking a
 /// keyboard controller); the network interface is `eth0`; what a VM does not have is not looked for, crypto algorithms are
 /// not tried out at every boot, and messages that nobody reads while it boots are left out.
-pub const BOOT_ARGUMENTS: &str = "panic=-1 reboot=t quiet loglevel=4 net.ifnames=0 random.trust_cpu=on \
+pub const BOOT_ARGUMENTS: &str = "panic=-1 reboot=t quiet loglevel=4 net.ifnames=0 pci=off random.trust_cpu=on \
      cryptomgr.notests i8042.noaux i8042.nomux i8042.dumbkbd i8042.nopnp";
 
 /// A kernel, module or binary that can't go into a guest.

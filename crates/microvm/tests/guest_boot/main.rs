@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use clarateach_ext4::{Options, write_empty};
 use clarateach_microvm::guest::control::ControlError;
+use clarateach_microvm::guest::kernel;
 use clarateach_seatproto::guest::{GuestConfig, GuestState, MAX_LINE};
 use clarateach_testkit::wait_for_blocking;
 use image::Init;
@@ -53,6 +54,8 @@ async fn a_guest_parks_becomes_a_seat_keeps_its_disk_and_switches_off() {
     let Some(parts) = parts("guest_boot") else { return };
     let drives = drives(&Init::Ours(&ours(&parts)));
     let base = digest(&drives.path().join("base.ext4"));
+    let kernel = kernel::inspect(&parts.kernel.vmlinux).unwrap();
+    assert!(kernel.version.starts_with(|c: char| c.is_ascii_digit()), "{kernel:?}");
 
     let mut machine = Machine::boot(&parts, drives.path(), &Unusual::default());
     let mut control = machine.control().await;
