@@ -12,7 +12,7 @@
 //!
 //! An intent is on disk before anything is made: [`Journal::write`] and then [`Journal::synced`]. What follows is only
 //! written: it outlives this process at once, and should the host go down too, so have the VMs that it speaks of. One
-//! thread syncs for all who wait. The log is rewritten when most of it is history. Why a log: docs/adr/0060-vm-journal.md.
+//! thread syncs for all who wait. The log is rewritten when most of it is history. Why a log: docs/adr/0061-vm-journal.md.
 
 mod record;
 
