@@ -332,3 +332,55 @@ async fn draining_takes_no_new_vm_and_keeps_those_that_are_there() {
     }
     assert_eq!(installation.leftovers(), Vec::<String>::new());
 }
+
+/// Runs a test with `directory` being a file system of its own of 16 MiB, on a thread that alone sees it.
+fn on_a_small_disk<F: Future<Output = ()>>(directory: &std::path::Path, test: impl FnOnce() -> F + Send) {
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+    let run = || {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        mount(Some("tmpfs"), directory, Some("tmpfs"), MsFlags::empty(), Some("size=16m,mode=0700")).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(test());
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+#[test]
+fn a_full_disk_refuses_one_vm_and_harms_no_other() {
+    if !rustix::process::geteuid().is_root() {
+        clarateach_testkit::skip("a full disk refuses one VM", "it takes root for a small file system");
+        return;
+    }
+    let installation = Installation::new();
+    let state = installation.config.state_dir.clone();
+    std::fs::create_dir(&state).unwrap();
+    on_a_small_disk(&state, || async {
+        let runtime = installation.open().await;
+        create(&runtime, &installation, &key("w", 1)).await.unwrap();
+        let filler = state.join("filler");
+        let mut file = std::fs::File::create(&filler).unwrap();
+        while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
+        for left in [0, 8 << 10, 40 << 10] {
+            let length = file.metadata().unwrap().len();
+            file.set_len(length.saturating_sub(left)).unwrap();
+            let code = match create(&runtime, &installation, &key("w", 2)).await {
+                Err(CreateError::Failed { reason, .. } | CreateError::Unable { reason }) => reason.code,
+                Err(CreateError::Refused(error)) => error.reason().code,
+                other => panic!("with {left} bytes left: {other:?}"),
+            };
+            assert_eq!(code, "NO_SPACE", "with {left} bytes left");
+            assert_eq!(runtime.vm(&key("w", 1)).unwrap().state, EnvironmentState::Ready);
+        }
+        drop(file);
+        std::fs::remove_file(&filler).unwrap();
+        create(&runtime, &installation, &key("w", 2)).await.unwrap();
+        for seat in [1, 2] {
+            runtime.remove(&key("w", seat), Generation(1)).await.unwrap();
+        }
+        assert_eq!(installation.leftovers(), Vec::<String>::new());
+    });
+}
