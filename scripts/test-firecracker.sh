@@ -44,6 +44,8 @@ agent_pid=
 dir=
 started=
 created=()
+# How the names of all VMs of this agent begin: on their command lines, in their control groups.
+instances=
 
 say() { echo "[+] $*"; }
 fail() {
@@ -76,15 +78,13 @@ clean_up() {
         wait "$agent_pid" 2>/dev/null
     fi
     if [[ -n $started ]]; then
-        # An agent that was killed leaves its VMs running: they are told by their directory.
-        for process in /proc/[0-9]*; do
-            tr '\0' ' ' 2>/dev/null <"$process/cmdline" | grep -qF -- "$dir/" || continue
-            [[ ${process#/proc/} == $$ ]] || kill -KILL "${process#/proc/}" 2>/dev/null
-        done
+        # An agent that was killed leaves its VMs running.
+        find_instances
+        for pid in $(vmm_processes); do kill -KILL "$pid" 2>/dev/null; done
+        remove_groups
         if [[ -z $had_bridge ]]; then
-            for port_of in /sys/class/net/"$bridge"/brif/*; do
-                [[ -e $port_of ]] && ip link delete "$(basename "$port_of")" 2>/dev/null
-            done
+            ip -o link show master "$bridge" 2>/dev/null | awk -F '[ :@]+' '{ print $2 }' |
+                while read -r tap; do ip link delete "$tap" 2>/dev/null; done
             ip link delete "$bridge" 2>/dev/null
             remove_tables
         fi
@@ -93,11 +93,35 @@ clean_up() {
     exit "$status"
 }
 
+find_instances() {
+    [[ -n $instances ]] || instances=$(grep -aom 1 '"vm-[0-9a-f]\{8\}-' "$dir/state/journal" 2>/dev/null | tr -d '"' | head -n 1)
+}
+
+# The VMMs of this agent's VMs: by executable and by the names on their command lines.
+vmm_processes() {
+    [[ -n $instances ]] || return 0
+    local process
+    for process in /proc/[0-9]*; do
+        [[ $(readlink "$process/exe" 2>/dev/null) == */"$(basename "$program")"* ]] || continue
+        if grep -qaF -- "$instances" "$process/cmdline" 2>/dev/null; then echo "${process#/proc/}"; fi
+    done
+}
+
+# The control groups of VMs whose VMMs were killed just now.
+remove_groups() {
+    [[ -n $instances ]] || return 0
+    local group
+    for group in /sys/fs/cgroup/clarateach/"$instances"* /sys/fs/cgroup/*/clarateach/"$instances"*; do
+        [[ -d $group ]] || continue
+        for _ in $(seq 50); do rmdir "$group" 2>/dev/null && break || sleep 0.1; done
+    done
+}
+
 # The tables that bear the bridge's name, in whichever family.
 remove_tables() {
     local family table
     nft list tables 2>/dev/null | while read -r _ family table; do
-        [[ $table == "$bridge" || $table == "clarateach-$bridge" ]] && nft delete table "$family" "$table" 2>/dev/null
+        [[ $table == "$bridge" ]] && nft delete table "$family" "$table" 2>/dev/null
     done
 }
 
@@ -148,7 +172,7 @@ find_workspace() {
 
 start_agent() {
     had_bridge=
-    [[ -e /sys/class/net/$bridge ]] && had_bridge=yes
+    ip link show "$bridge" >/dev/null 2>&1 && had_bridge=yes
     local token
     token=$(od -An -N 32 -t x1 /dev/urandom | tr -d ' \n')
     (umask 077 && echo "Authorization: Bearer $token" >"$dir/authorization")
@@ -202,15 +226,8 @@ for seat in 1 2 3; do
 done
 
 say "Testing VMs..."
-processes=0
-for process in /proc/[0-9]*; do
-    # Its own executable, started with our directory on its command line: nobody else's VMM.
-    [[ $(basename "$(readlink "$process/exe" 2>/dev/null)") == *"$(basename "$program")"* ]] || continue
-    if grep -qF -- "$dir/" <(tr '\0' ' ' 2>/dev/null <"$process/cmdline") || grep -qF -- "$dir/" "$process/maps" 2>/dev/null ||
-        find "$process/fd" -lname "*$dir/*" -print -quit 2>/dev/null | grep -q .; then
-        processes=$((processes + 1))
-    fi
-done
+find_instances
+processes=$(vmm_processes | wc -l)
 ((processes == 3)) || fail "  $name processes: $processes instead of 3"
 say "  $name processes: 3 OK"
 for address in "${addresses[@]}"; do
