@@ -26,13 +26,8 @@ pub(crate) struct Guest {
 impl Guest {
     /// Builds the initramfs into `dir`; or says what is missing.
     pub(crate) fn build(dir: &Path) -> Result<Self, String> {
-        let images =
-            std::env::var_os("CLARATEACH_TEST_IMAGES").unwrap_or_else(|| "/var/lib/clarateach/images".into());
-        let images = PathBuf::from(images);
-        let kernel = images.join("vmlinux");
-        if !kernel.exists() {
-            return Err(format!("no kernel for QEMU guests in {}", images.display()));
-        }
+        let found = clarateach_testkit::guest_kernel();
+        let found = found.ok_or("no kernel for QEMU guests, see CLARATEACH_TEST_KERNEL_DIR")?;
         let init = dir.join("init");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vmm_contract/guest_init.rs");
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
@@ -54,8 +49,8 @@ impl Guest {
             Err(error) => return Err(format!("no rustc to build a guest with: {error}")),
         }
         let initramfs = dir.join("initramfs");
-        fs::write(&initramfs, archive(&init, &images.join("modules"))).unwrap();
-        Ok(Self { kernel, initramfs })
+        fs::write(&initramfs, archive(&init, &found.modules)).unwrap();
+        Ok(Self { kernel: found.vmlinux, initramfs })
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! | variable | what it names |
 //! |---|---|
-//! | `CLARATEACH_TEST_IMAGES` | directory of `vmlinux` and `modules/` for QEMU guests, as `scripts/setup-qemu-kernel.sh` makes it |
+//! | `CLARATEACH_TEST_KERNEL_DIR` | `vmlinux` and `modules/` for QEMU guests, see `clarateach_testkit::guest_kernel` |
 //! | `FIRECRACKER_BIN`, `JAILER_BIN` | a real Firecracker and its jailer; else those in PATH |
 //! | `CLARATEACH_TEST_FC_KERNEL` | a kernel for it that answers ping at its `ip=` without user space |
 
