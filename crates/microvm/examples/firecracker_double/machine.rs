@@ -117,12 +117,12 @@ impl Machine {
     pub(crate) fn set_machine_config(&self, machine: MachineConfiguration) -> Result<(), String> {
         let mut devices = self.before_boot()?;
         if machine.mem_size_mib == 0 {
-            return Err("Machine config error: The memory size (MiB) is invalid.".into());
+            return Err("Machine config error: The memory size (MiB) is either 0, or not a multiple of the configured page size.".into());
         }
         if !(1..=32).contains(&machine.vcpu_count)
             || (machine.smt && machine.vcpu_count > 1 && machine.vcpu_count % 2 == 1)
         {
-            return Err("Machine config error: The vCPU number is invalid! The vCPU number can only be 1 or an even number when SMT is enabled.".into());
+            return Err("Machine config error: The number of vCPUs must be greater than 0, less than 32 and must be 1 or an even number if SMT is enabled.".into());
         }
         devices.machine = Some(machine);
         Ok(())
@@ -202,9 +202,6 @@ impl Machine {
 
     pub(crate) fn set_vsock(&self, vsock: Vsock) -> Result<(), String> {
         let mut devices = self.before_boot()?;
-        if vsock.guest_cid < 3 {
-            return Err("Vsock config error: the guest CID must be at least 3".into());
-        }
         self.bind_vsock(&vsock)?;
         devices.vsock = Some(vsock);
         Ok(())
