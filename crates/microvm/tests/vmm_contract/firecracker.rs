@@ -215,7 +215,7 @@ impl Real {
             memory_mb: 128,
             up: "",
             control: false,
-            patience: Duration::from_secs(180),
+            patience: Duration::from_secs(400),
             dir,
         })
     }
