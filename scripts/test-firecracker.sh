@@ -201,7 +201,7 @@ trap 'exit 143' TERM
 
 say "Checking prerequisites..."
 check_prerequisites
-dir=$(mktemp -d /tmp/clarateach-test.XXXXXX)
+dir=$(mktemp -d "${TMPDIR:-/tmp}/clarateach-test.XXXXXX")
 say "Prerequisites OK"
 
 say "Building agent..."

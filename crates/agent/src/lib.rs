@@ -23,4 +23,4 @@ mod wait;
 mod workspace_bin;
 
 pub use microvms::{MicroVms, open};
-pub use start::{Running, StartError, start};
+pub use start::{Running, StartError, listen, start};

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clarateach_agent::cli::{Cli, Command, fail, say};
 use clarateach_agent::config::Config;
-use clarateach_agent::{doctor, open, start, telemetry};
+use clarateach_agent::{doctor, listen, open, start, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -36,8 +36,9 @@ async fn run(
     telemetry::start_metrics();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let token = config.access.token.obtain().await?;
+    let listener = listen(&config).await?;
     let (state, host) = open(&config).await?;
-    let running = start(config, token, state, host).await?;
+    let running = start(config, token, listener, state, host).await?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -71,6 +71,16 @@ impl Running {
     }
 }
 
+/// Takes the port, before anything on this host is touched: two agents never begin to look after one host. Whoever
+/// connects waits until [`start`].
+///
+/// # Errors
+/// [`StartError::Listen`].
+pub async fn listen(config: &Config) -> Result<TcpListener, StartError> {
+    let address = config.listen.address;
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
+}
+
 /// Starts an agent for the VMs of `host` that lets in whoever shows `token`.
 ///
 /// # Errors
@@ -78,14 +88,13 @@ impl Running {
 pub async fn start(
     config: Config,
     token: SecretString,
+    listener: TcpListener,
     state: State,
     host: Arc<dyn Host>,
 ) -> Result<Running, StartError> {
     let worker_id = state.worker_id(config.worker_id.as_ref())?;
     let address = config.listen.address;
-    let listen = |source| StartError::Listen { address, source };
-    let listener = TcpListener::bind(address).await.map_err(listen)?;
-    let address = listener.local_addr().map_err(listen)?;
+    let address = listener.local_addr().map_err(|source| StartError::Listen { address, source })?;
     let verifier = match state.keys()? {
         Some(pushed) => keys::verifier(&pushed).map_err(StartError::Keys)?,
         None => keys::nobody(InstallationId::random()),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clarateach_agent::config::Config;
 use clarateach_agent::host::BareHost;
 use clarateach_agent::state::State;
-use clarateach_agent::{Running, start};
+use clarateach_agent::{Running, listen, start};
 use clarateach_runtime_simulated::{SimulatedConfig, SimulatedRuntime, World};
 use clarateach_testkit::wait_for;
 use reqwest::{Method, RequestBuilder};
@@ -136,7 +136,9 @@ async fn run(dir: &TempDir, world: &Arc<World>) -> Running {
         Config::read(|name| settings.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())).unwrap();
     let host = Arc::new(BareHost::new(Arc::new(SimulatedRuntime::on(world.clone()))));
     clarateach_agent::telemetry::start_metrics();
-    start(config, TOKEN.to_owned().into(), State::open(dir.path()).unwrap(), host).await.unwrap()
+    let listener = listen(&config).await.unwrap();
+    let state = State::open(dir.path()).unwrap();
+    start(config, TOKEN.to_owned().into(), listener, state, host).await.unwrap()
 }
 
 pub(crate) async fn answer(request: RequestBuilder) -> Answer {

@@ -5,4 +5,5 @@
 mod flow;
 mod kills;
 mod refusals;
+mod scripts;
 mod worker;

@@ -49,6 +49,15 @@ fn a_setting_that_can_t_be_used_is_named() {
 }
 
 #[test]
+fn a_port_in_use_is_said_before_anything_is_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    refused(&agent(&dir, &[("AGENT_TOKEN", "t"), ("PORT", &port)], &[]), &["PORT: can't listen on", &port]);
+    assert!(!dir.path().join("state").exists());
+}
+
+#[test]
 fn a_doctor_names_what_is_missing_and_how_to_mend_it() {
     let dir = tempfile::tempdir().unwrap();
     let output = agent(&dir, &[("FIRECRACKER_BIN", "/nowhere/firecracker")], &["doctor"]);

@@ -72,6 +72,15 @@ impl Worker {
         Self { dir, child: None, http, workspace }
     }
 
+    /// Where kernel and root file system are.
+    pub(crate) fn images(&self) -> PathBuf {
+        self.dir.path().join("images")
+    }
+
+    pub(crate) fn workspace(&self) -> &Path {
+        &self.workspace
+    }
+
     pub(crate) fn state(&self) -> PathBuf {
         self.dir.path().join("state")
     }
@@ -89,7 +98,7 @@ impl Worker {
             .env("AGENT_TOKEN", TOKEN)
             .env("VMM", "qemu")
             .env("QEMU_ACCEL", "tcg")
-            .env("IMAGES_DIR", self.dir.path().join("images"))
+            .env("IMAGES_DIR", self.images())
             .env("STATE_DIR", self.state())
             .env("SOCKET_DIR", self.dir.path().join("run"))
             .env("WORKSPACE_BIN", &self.workspace)
