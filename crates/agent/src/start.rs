@@ -7,13 +7,13 @@ use std::time::Duration;
 use clarateach_gateway::{EndedWhy, Gateway, GatewayConfig, Limits, Scheme};
 use clarateach_ids::InstallationId;
 use jiff::Timestamp;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
-use crate::config::{Config, Listen};
+use crate::config::{Config, GOOD_TOKEN, Listen};
 use crate::directory::Directory;
 use crate::error::AgentError;
 use crate::host::Host;
@@ -95,6 +95,9 @@ pub async fn start(
     let worker_id = state.worker_id(config.worker_id.as_ref())?;
     let address = config.listen.address;
     let address = listener.local_addr().map_err(|source| StartError::Listen { address, source })?;
+    if token.expose_secret().len() < GOOD_TOKEN {
+        tracing::warn!("the token is short enough to be guessed; make one with: openssl rand -hex 32");
+    }
     let verifier = match state.keys()? {
         Some(pushed) => keys::verifier(&pushed).map_err(StartError::Keys)?,
         None => keys::nobody(InstallationId::random()),

@@ -69,6 +69,9 @@ impl State {
     /// See [`StateError`].
     pub fn open(state_dir: &Path) -> Result<Self, StateError> {
         let dir = state_dir.join("agent");
+        // What it lies in is not ours to close: images are there too.
+        let above = state_dir.parent().unwrap_or(state_dir);
+        fs::create_dir_all(above).map_err(io_error("make", above))?;
         DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(io_error("make", &dir))?;
         let path = dir.join("lock");
         let lock = OpenOptions::new()

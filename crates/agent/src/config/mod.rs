@@ -16,7 +16,7 @@ pub use network::Subnet;
 pub use parse::ConfigError;
 use parse::{Settings, wrong};
 pub use settings::SETTINGS;
-pub use token::{Token, TokenError};
+pub use token::{GOOD_TOKEN, Token, TokenError};
 
 /// Most ports that a Linux bridge takes (`BR_MAX_PORTS` in net/bridge/br_private.h, less one).
 pub const BRIDGE_PORTS: u32 = 1023;

@@ -13,6 +13,8 @@ use tokio::net::TcpStream;
 
 use super::parse::{ConfigError, NOT_A_TOKEN, Settings, is_token};
 
+/// Shorter tokens, in bytes, can be guessed.
+pub const GOOD_TOKEN: usize = 16;
 /// Outside GCP nobody answers at all.
 const METADATA_WITHIN: Duration = Duration::from_secs(3);
 /// Source: Compute Engine, "View and query VM metadata".

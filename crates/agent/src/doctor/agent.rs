@@ -7,10 +7,8 @@ use secrecy::ExposeSecret;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::Check;
-use crate::config::Config;
+use crate::config::{Config, GOOD_TOKEN};
 
-/// Shorter ones can be guessed.
-const GOOD_TOKEN: usize = 16;
 /// How long somebody who listens may take to accept.
 const CONNECT: Duration = Duration::from_secs(1);
 

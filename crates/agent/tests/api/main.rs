@@ -4,6 +4,7 @@
 
 mod access;
 mod bad_input;
+mod documented;
 mod harness;
 mod proxy;
 mod tunnels;
