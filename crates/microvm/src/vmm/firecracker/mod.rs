@@ -168,7 +168,7 @@ impl FirecrackerVmm {
                 (host.program.clone(), arguments)
             }
             Some((config, jailer)) => {
-                self.give_drives(spec, furnished.uid, config.gid)?;
+                self.give_devices(spec, furnished.uid, config.gid)?;
                 let mut arguments: Vec<OsString> = vec![NAME_FLAG.into(), spec.instance.clone().into()];
                 for (flag, value) in [
                     ("--exec-file", host.program.clone().into_os_string()),
@@ -198,12 +198,20 @@ impl FirecrackerVmm {
         launch.start(spec, spawned)
     }
 
-    /// Drives that a jailed VM writes to must belong to its user. Those it only reads are shared, and stay as they are.
-    fn give_drives(&self, spec: &VmSpec, uid: u32, gid: u32) -> Result<(), VmmError> {
+    /// Drives that a jailed VM writes to must belong to its user, and its tap opens to nobody else. Drives it only reads are
+    /// shared, and stay as they are.
+    fn give_devices(&self, spec: &VmSpec, uid: u32, gid: u32) -> Result<(), VmmError> {
         for drive in spec.drives.iter().filter(|drive| !drive.read_only) {
             std::os::unix::fs::chown(&drive.path, Some(uid), Some(gid)).map_err(|source| VmmError::Io {
                 operation: "give to the jail",
                 path: drive.path.clone(),
+                source,
+            })?;
+        }
+        if let Some(nic) = &spec.nic {
+            crate::net::give_tap(&nic.tap, uid).map_err(|source| VmmError::Io {
+                operation: "give to the jail the tap",
+                path: PathBuf::from(&nic.tap),
                 source,
             })?;
         }
