@@ -47,6 +47,9 @@ pub(crate) struct Host {
     pub(crate) lock: Lock,
     /// Read while a VM without egress is attached; written while left-overs in the firewall are removed.
     pub(crate) closed_egress: tokio::sync::RwLock<()>,
+    /// Taps are made a few at a time: the kernel makes them one by one, and who waits for its lock there keeps a processor
+    /// from those who work.
+    pub(crate) furnishing: tokio::sync::Semaphore,
     /// The initramfs and what it was built from; held while it is built.
     pub(crate) built: tokio::sync::Mutex<Option<(String, PathBuf)>>,
 }

@@ -34,6 +34,7 @@ use crate::vmm::Vmm;
 use crate::{adopt, disk, sweep};
 
 const LOG_TAIL: u64 = 64 * 1024;
+const FURNISHED_AT_ONCE: usize = 4;
 const DEADLINE_TICK: Duration = Duration::from_millis(500);
 /// Most of what a guest is told on one line is its environment.
 const LONGEST_ENVIRONMENT: usize = MAX_LINE / 2;
@@ -135,6 +136,7 @@ impl MicroVmRuntime {
             closing: CancellationToken::new(),
             lock,
             closed_egress: tokio::sync::RwLock::default(),
+            furnishing: tokio::sync::Semaphore::new(FURNISHED_AT_ONCE),
             built: tokio::sync::Mutex::default(),
             config,
         });

@@ -256,10 +256,15 @@ async fn furnish(host: &Arc<Host>, record: &mut Record, begin: Begin) -> Result<
     if record.spec.initramfs.is_some() {
         record.spec.initramfs = Some(host.initramfs().await?);
     }
-    // Each waits for another part of the kernel.
-    let (disk, tap) = tokio::join!(disk(host, record, begin), tap(host, record));
-    disk?;
-    tap?;
+    {
+        let Ok(_turn) = host.furnishing.acquire().await else {
+            return Err(Fault::new("DISK_FAILED", "this host's agent is shutting down"));
+        };
+        // Each waits for another part of the kernel.
+        let (disk, tap) = tokio::join!(disk(host, record, begin), tap(host, record));
+        disk?;
+        tap?;
+    }
     // A disk that was written to is never met by a guest that remembers another.
     match begin {
         Begin::New { .. } => Ok(host.snapshots.start_of(host, record).await),
