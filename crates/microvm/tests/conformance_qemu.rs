@@ -1,6 +1,6 @@
 //! The microVM runtime against the rules for all runtimes, over virtual machines.
 
-#[allow(dead_code)]
+#[allow(dead_code, clippy::unwrap_used)]
 #[path = "guest_boot/image.rs"]
 mod image;
 #[path = "support/machines.rs"]
