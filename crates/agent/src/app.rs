@@ -187,6 +187,7 @@ impl App {
     async fn not_made(&self, wish: &DesiredSeat, error: MakeError) -> AgentError {
         let reason = match error {
             MakeError::Refused(error) => return error.into(),
+            MakeError::Exists => return exists(&wish.key),
             MakeError::Draining => return draining(),
             MakeError::Removed => return removed(&wish.key),
             MakeError::Unable(reason) => reason,

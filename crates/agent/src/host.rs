@@ -75,6 +75,9 @@ pub enum MakeError {
     /// It was tried, and undone; the seat's record says why until it is removed.
     #[error("{}", .0.message)]
     Failed(Reason),
+    /// Somebody else has made it in the meantime.
+    #[error("it is there already")]
+    Exists,
     /// No new VMs are taken.
     #[error("this worker is being drained and takes no new VMs")]
     Draining,

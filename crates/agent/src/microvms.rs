@@ -143,14 +143,14 @@ impl Host for MicroVms {
     async fn make(&self, wish: DesiredSeat, wanted: Option<Readiness>) -> Result<Environment, MakeError> {
         let request = CreateRequest { desired: wish, readiness: wanted.map(readiness) };
         let created = self.runtime.create(request, Until::Started).await;
-        let vm = created.map_err(|error| match error {
+        let made = created.map_err(|error| match error {
             CreateError::Refused(error) => MakeError::Refused(error),
             CreateError::Unable { reason } => MakeError::Unable(reason),
             CreateError::Draining => MakeError::Draining,
             CreateError::Failed { reason, .. } => MakeError::Failed(reason),
             CreateError::Removed => MakeError::Removed,
         })?;
-        Ok(vm.vm.environment())
+        if made.fresh { Ok(made.vm.environment()) } else { Err(MakeError::Exists) }
     }
 
     fn details(&self, key: &SeatKey) -> Option<Details> {

@@ -57,7 +57,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// A host with an image of busybox. Must be called in [`in_own_network`], where [`possible`].
+    /// A host with an image of busybox, or with the one that `CLARATEACH_TEST_ROOTFS` names. Must be called in [`in_own_network`], where [`possible`].
     pub(crate) fn new() -> Self {
         let workspace = seat_binary::workspace().expect("a workspace binary");
         let kernel = guest_kernel().expect("a kernel");
@@ -67,7 +67,11 @@ impl Worker {
         fs::create_dir(&images).unwrap();
         symlink(kernel.vmlinux, images.join("vmlinux")).unwrap();
         symlink(kernel.modules, images.join("modules")).unwrap();
-        image(&dir.path().join("tree"), &images.join("rootfs.ext4"));
+        let rootfs = images.join("rootfs.ext4");
+        match std::env::var_os("CLARATEACH_TEST_ROOTFS").filter(|path| !path.is_empty()) {
+            Some(given) => symlink(given, rootfs).unwrap(),
+            None => image(&dir.path().join("tree"), &rootfs),
+        }
         let http = reqwest::Client::builder().timeout(PATIENCE * 2).no_proxy().build().unwrap();
         Self { dir, child: None, http, workspace }
     }
