@@ -4,8 +4,9 @@
 #   sudo ./scripts/test-firecracker.sh [--vmm firecracker|qemu]
 #
 # Settings: PORT (9090), IMAGES_DIR, BRIDGE_NAME, BRIDGE_IP and the agent's others are passed on; AGENT_BIN is an agent
-# that is built already; READINESS=ping is for guests without a workspace; VM_SECONDS (60, or 300 with QEMU) is how long a
-# VM may take until it answers a ping. State and sockets are in a temporary directory.
+# that is built already; READINESS=ping is for guests without a workspace; VM_VCPUS and VM_MEMORY_MB make VMs of another
+# size; VM_SECONDS (60, or 300 with QEMU) is how long one may take until it answers a ping. State and sockets are in a
+# temporary directory.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -213,11 +214,14 @@ say "Starting agent on port $port..."
 start_agent
 say "Agent ready (PID: $agent_pid)"
 
+size=
+[[ -n ${VM_VCPUS:-} ]] && size+=", \"vcpus\": $VM_VCPUS"
+[[ -n ${VM_MEMORY_MB:-} ]] && size+=", \"memory_mb\": $VM_MEMORY_MB"
 say "Creating 3 VMs..."
 addresses=()
 for seat in 1 2 3; do
     created+=("$seat")
-    answer=$(api POST /vms -H 'Content-Type: application/json' -d "{\"workshop_id\": \"$workshop\", \"seat_id\": $seat}") ||
+    answer=$(api POST /vms -H 'Content-Type: application/json' -d "{\"workshop_id\": \"$workshop\", \"seat_id\": $seat$size}") ||
         fail "  VM $seat could not be created: $answer"
     address=$(field ip "$answer")
     [[ $address =~ ^[0-9.]+$ ]] || fail "  VM $seat has no address: $answer"
