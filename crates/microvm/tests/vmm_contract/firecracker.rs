@@ -301,3 +301,37 @@ fn firecracker_boots_and_is_restored() {
 fn firecracker_in_a_jail_boots_and_is_restored() {
     run_real("firecracker_in_a_jail_boots_and_is_restored", true);
 }
+
+/// A class is started at once, found by another driver, and ended at once.
+#[test]
+fn a_class_of_doubles_at_once() {
+    const SEATS: usize = 50;
+    run("a_class_of_doubles_at_once", false, async |subject| {
+        let specs: Vec<_> = (0..SEATS).map(|_| subject.spec("class", None)).collect();
+        let began = Instant::now();
+        let processes = futures_util::future::join_all(specs.iter().map(|spec| subject.start(spec))).await;
+        let started = began.elapsed();
+        let began = Instant::now();
+        let other = driver(firecracker_double::path());
+        for (spec, process) in specs.iter().zip(&processes) {
+            assert!(other.is_alive(spec, process));
+            assert_eq!(other.find(&spec.instance), std::slice::from_ref(process));
+        }
+        let found = began.elapsed();
+        let memory: u64 = processes.iter().map(|process| host::proportional_kib(process.pid)).sum();
+        let began = Instant::now();
+        let kills = specs.iter().zip(&processes).map(|(spec, process)| subject.vmm.kill(spec, Some(process)));
+        for killed in futures_util::future::join_all(kills).await {
+            killed.unwrap();
+        }
+        story::report(&format!(
+            "{SEATS} doubles: started in {started:?}, found in {found:?}, ended in {:?}, {} KiB each",
+            began.elapsed(),
+            memory / SEATS as u64
+        ));
+        for spec in &specs {
+            subject.gone(spec).await;
+        }
+        assert_eq!(host::zombies(), Vec::<String>::new());
+    });
+}

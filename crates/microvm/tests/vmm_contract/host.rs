@@ -112,3 +112,10 @@ pub(crate) fn zombies() -> Vec<String> {
         })
         .collect()
 }
+
+/// Memory of a process in KiB, what it shares divided by those it shares it with.
+pub(crate) fn proportional_kib(pid: i32) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap_or_default();
+    line.trim().trim_end_matches(" kB").parse().unwrap_or(0)
+}

@@ -367,8 +367,8 @@ pub(crate) async fn snapshot_and_restore(subject: &Subject) {
         let restored = subject.vmm.restore(&snapshot, &spec, Box::new(|_| Ok(()))).await;
         let process = restored.unwrap_or_else(|error| panic!("{}", chain(&error)));
         report(&format!(
-            "{:?}: snapshot {took:?}, {size} bytes; restore {:?}",
-            subject.vmm.kind(),
+            "{}: snapshot {took:?}, {size} bytes; restore {:?}",
+            snapshot.vmm_version,
             began.elapsed()
         ));
         clones.push((spec, process));
