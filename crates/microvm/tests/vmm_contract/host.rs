@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use clarateach_microvm::vmm::VmSpec;
+use clarateach_microvm::vmm::{VmProcess, VmSpec};
 use socket2::{Domain, Protocol, Socket, Type};
 
 pub(crate) fn is_root() -> bool {
@@ -118,4 +118,17 @@ pub(crate) fn proportional_kib(pid: i32) -> u64 {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap_or_default();
     line.trim().trim_end_matches(" kB").parse().unwrap_or(0)
+}
+
+/// Ends what a failed test has left running, as far as that goes.
+pub(crate) fn end(processes: &[VmProcess], instance: &str) {
+    for pid in processes.iter().filter_map(|process| rustix::process::Pid::from_raw(process.pid)) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    let deadline = Instant::now() + Duration::from_secs(2);
+    for group in groups(instance) {
+        while fs::remove_dir(&group).is_err() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 }

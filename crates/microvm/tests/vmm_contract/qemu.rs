@@ -20,7 +20,7 @@ async fn subject() -> Result<Subject, String> {
         kernel: guest.kernel,
         initramfs: Some(guest.initramfs),
         kernel_args: String::new(),
-        vcpus: 1,
+        vcpus: 2,
         memory_mb: 128,
         up: "guest: up",
         control: true,
@@ -105,4 +105,41 @@ async fn what_is_no_qemu_is_told() {
         assert!(matches!(error, VmmError::Program { .. }), "{error:?}");
         assert!(error.to_string().contains(words), "{error}");
     }
+}
+
+/// One that ends at once is told with its last words, and one whose sandbox is missing is run without.
+#[tokio::test]
+async fn a_qemu_that_ends_is_told() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("qemu");
+    let script = "#!/bin/sh\n\
+        case \"$*\" in\n\
+        --version) echo 'QEMU emulator version 7.2.0' ;;\n\
+        -sandbox*) exit 1 ;;\n\
+        *-sandbox*) echo 'a sandbox was asked for' >&2; exit 1 ;;\n\
+        *) echo 'no memory today' >&2; exit 3 ;;\n\
+        esac\n";
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    let kernel = dir.path().join("vmlinux");
+    std::fs::write(&kernel, b"\x7fELF").unwrap();
+    let subject = Subject {
+        vmm: Box::new(QemuVmm::new(QemuConfig { program, accel: Accel::Tcg })),
+        kernel,
+        initramfs: None,
+        kernel_args: String::new(),
+        vcpus: 1,
+        memory_mb: 64,
+        up: "",
+        control: true,
+        patience: Duration::from_secs(5),
+        dir,
+    };
+    let spec = subject.spec("ends", None);
+    let error = subject.vmm.start(&spec, Box::new(|_| Ok(()))).await.unwrap_err();
+    assert!(matches!(error, VmmError::Exited { .. }), "{error:?}");
+    let words = story::chain(&error);
+    assert!(words.contains("exit status 3") && words.contains("no memory today"), "{words}");
+    subject.gone(&spec).await;
 }

@@ -29,6 +29,17 @@ pub(crate) struct Subject {
     pub(crate) dir: tempfile::TempDir,
 }
 
+/// VMs outlive whoever started them: one whose test has failed is ended here.
+impl Drop for Subject {
+    fn drop(&mut self) {
+        for entry in fs::read_dir(self.dir.path()).into_iter().flatten().flatten() {
+            if let Some(instance) = entry.file_name().to_str().filter(|name| name.starts_with("ct-")) {
+                host::end(&self.vmm.find(instance), instance);
+            }
+        }
+    }
+}
+
 impl Subject {
     /// A VM with two drives, and a tap if this is root.
     pub(crate) fn spec(&self, name: &str, nic: Option<(&str, &str)>) -> VmSpec {

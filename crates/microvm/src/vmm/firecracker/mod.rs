@@ -1,6 +1,8 @@
 //! VMs in Firecracker, controlled over its HTTP API; in a jail if there is a jailer.
 
 mod api;
+mod config;
+mod host;
 mod place;
 mod sparse;
 
@@ -16,18 +18,17 @@ use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
 
 use self::api::{Api, RateLimiter, TokenBucket};
+pub use self::config::{FirecrackerConfig, JailerConfig, Rates};
+use self::host::{Host, resolve};
 use self::place::{
     API_SOCKET, INITRAMFS, KERNEL, Place, SNAPSHOT_MEMORY, SNAPSHOT_STATE, VSOCK_SOCKET, drive_name,
 };
 use super::cgroup::Limits;
 use super::manifest::Manifest;
-use super::qemu::kvm_advice;
 use super::spawn::{Launch, Spawned};
 use super::staging::Staging;
 use super::{OnSpawn, Snapshot, VmProcess, VmSpec, Vmm, VmmError, console, ending, preflight, process};
 
-/// The oldest release whose snapshots can be given another tap, and that has been looked at for this driver.
-const OLDEST: (u32, u32) = (1, 13);
 /// The argument on whose right the instance stands.
 const NAME_FLAG: &str = "--id";
 /// What the machine needs of a Linux guest; the caller's arguments come after it.
@@ -48,70 +49,11 @@ const OVERHEAD: u64 = 128 << 20;
 /// Console output in bytes per second, where Firecracker can limit it.
 const CONSOLE_RATE: u64 = 64 << 10;
 
-/// Where Firecracker is and how it shall run.
-#[derive(Debug, Clone)]
-pub struct FirecrackerConfig {
-    /// The binary; a bare name is looked for in PATH.
-    pub program: PathBuf,
-    /// How it is jailed; without, it runs as this process's user.
-    pub jailer: Option<JailerConfig>,
-    /// What a VM may take from the host's disks and network.
-    pub rates: Rates,
-    /// The device that must open for guests to run; another one only where `program` is a double.
-    pub kvm: PathBuf,
-}
-
-impl Default for FirecrackerConfig {
-    fn default() -> Self {
-        Self { program: "firecracker".into(), jailer: None, rates: Rates::default(), kvm: "/dev/kvm".into() }
-    }
-}
-
-/// How Firecracker is jailed: a chroot of its own, and a user id of its own for every VM. Needs root.
-#[derive(Debug, Clone)]
-pub struct JailerConfig {
-    /// The binary; a bare name is looked for in PATH.
-    pub program: PathBuf,
-    /// Where jails are made.
-    pub chroot_base: PathBuf,
-    /// VMs get the user ids from this one on, as many as there are; nobody else must have them.
-    pub uid_base: u32,
-    /// The group of all jailed VMs.
-    pub gid: u32,
-}
-
-/// Upper bounds per VM.
-#[derive(Debug, Clone, Copy)]
-pub struct Rates {
-    /// Bytes per second to and from each drive.
-    pub disk_bytes: u64,
-    /// Operations per second on each drive.
-    pub disk_operations: u64,
-    /// Bytes per second in each direction of the network.
-    pub network_bytes: u64,
-}
-
-impl Default for Rates {
-    /// What one learner hardly notices and fifty can't all take: 256 MiB/s, 20,000 operations/s, 1 Gbit/s.
-    fn default() -> Self {
-        Self { disk_bytes: 256 << 20, disk_operations: 20_000, network_bytes: 125_000_000 }
-    }
-}
-
 /// The driver.
 #[derive(Debug)]
 pub struct FirecrackerVmm {
     config: FirecrackerConfig,
     host: OnceCell<Host>,
-}
-
-/// What has been found out about Firecracker on this host.
-#[derive(Debug, Clone)]
-struct Host {
-    program: PathBuf,
-    jailer: Option<PathBuf>,
-    version: String,
-    number: (u32, u32),
 }
 
 impl FirecrackerVmm {
@@ -308,49 +250,8 @@ impl FirecrackerVmm {
     }
 }
 
-fn resolve(program: PathBuf) -> PathBuf {
-    std::fs::canonicalize(&program).unwrap_or(program)
-}
-
 fn per_second(size: u64) -> TokenBucket {
     TokenBucket { size, one_time_burst: None, refill_time: 1000 }
-}
-
-impl Host {
-    async fn examine(config: &FirecrackerConfig) -> Result<Self, VmmError> {
-        let advice = "install Firecracker (scripts/setup-firecracker.sh) or set its path";
-        let program = resolve(preflight::program(&config.program, advice)?);
-        let jailer = match &config.jailer {
-            Some(jailer) => Some(preflight::program(&jailer.program, advice)?),
-            None => None,
-        };
-        let unusable =
-            |message: String| VmmError::Program { program: program.display().to_string(), message };
-        let words = preflight::ask(&program, &["--version"]).await.map_err(&unusable)?;
-        let (number, version) = parse_version(&words).ok_or_else(|| {
-            unusable(format!("it does not say which version of Firecracker it is, but: {words}"))
-        })?;
-        if number < OLDEST {
-            let (major, minor) = OLDEST;
-            return Err(unusable(format!("it is {version}; v{major}.{minor} or newer is needed: {advice}",)));
-        }
-        std::fs::OpenOptions::new().read(true).write(true).open(&config.kvm).map_err(|error| {
-            VmmError::Host { message: format!("{}; Firecracker needs it", kvm_advice(&error)) }
-        })?;
-        if config.jailer.is_some() && !rustix::process::geteuid().is_root() {
-            return Err(VmmError::Host {
-                message: "the jailer needs root: run the agent as root, or without it".into(),
-            });
-        }
-        Ok(Self { program, jailer, version, number })
-    }
-}
-
-/// `Firecracker v1.16.1`, maybe with `-dev` after it, in the first line.
-fn parse_version(words: &str) -> Option<((u32, u32), String)> {
-    let line = words.trim().lines().next()?.trim();
-    let mut numbers = line.strip_prefix("Firecracker v")?.split(['.', '-']).map(str::parse::<u32>);
-    Some(((numbers.next()?.ok()?, numbers.next()?.ok()?), line.to_owned()))
 }
 
 #[async_trait]
@@ -477,18 +378,4 @@ async fn connect_vsock(stream: &mut UnixStream) -> std::io::Result<()> {
 
 fn drives(spec: &VmSpec) -> Vec<(OsString, PathBuf)> {
     spec.drives.iter().map(|drive| (drive_name(&drive.id), drive.path.clone())).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_are_read_as_firecracker_prints_them() {
-        let release = "Firecracker v1.16.1\n\n2026-11-23T14:05:11 [anonymous-instance:main] exiting";
-        assert_eq!(parse_version(release), Some(((1, 16), "Firecracker v1.16.1".into())));
-        assert_eq!(parse_version("Firecracker v2.0-dev"), Some(((2, 0), "Firecracker v2.0-dev".into())));
-        assert_eq!(parse_version("Jailer v1.16.1"), None);
-        assert_eq!(parse_version(""), None);
-    }
 }
