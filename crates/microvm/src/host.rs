@@ -45,7 +45,7 @@ pub(crate) struct Host {
     /// This process ends its work; what runs goes on running.
     pub(crate) closing: CancellationToken,
     pub(crate) lock: Lock,
-    /// Read while a VM without egress is attached; written while left-overs in the firewall are removed.
+    /// Read while a VM without egress is attached or detached; written while left-overs in the firewall are removed.
     pub(crate) closed_egress: tokio::sync::RwLock<()>,
     /// Taps are made a few at a time: the kernel makes them one by one, and who waits for its lock there keeps a processor
     /// from those who work.

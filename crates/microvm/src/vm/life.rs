@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clarateach_runtime::{Egress, EnvironmentState, Reason};
+use tokio::sync::RwLockReadGuard;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -163,7 +164,10 @@ pub(crate) async fn clear(host: &Host, record: &Record) {
 
 async fn stop(host: &Host, record: &Record) -> Result<(), Fault> {
     host.vmm.kill(&record.spec, record.process.as_ref()).await?;
-    host.network.detach(&record.slot).await?;
+    {
+        let _turn = quiet_firewall(host, record).await;
+        host.network.detach(&record.slot).await?;
+    }
     disk::remove(&record.spec.run_dir).map_err(|error| {
         Fault::io("DISK_FAILED", format!("removing {}", record.spec.run_dir.display()), &error)
     })
@@ -288,14 +292,19 @@ async fn disk(host: &Host, record: &Record, begin: Begin) -> Result<(), Fault> {
     Ok(())
 }
 
+/// What the firewall says of a VM without egress is not changed while left-overs in it are removed.
+async fn quiet_firewall<'a>(host: &'a Host, record: &Record) -> Option<RwLockReadGuard<'a, ()>> {
+    match record.slot.egress {
+        Egress::Internet => None,
+        Egress::None => Some(host.closed_egress.read().await),
+    }
+}
+
 /// The VM's tap, closed until the guest knows who it is.
 async fn tap(host: &Host, record: &Record) -> Result<(), Fault> {
     let began = Instant::now();
     {
-        let _turn = match record.slot.egress {
-            Egress::Internet => None,
-            Egress::None => Some(host.closed_egress.read().await),
-        };
+        let _turn = quiet_firewall(host, record).await;
         host.network.attach(&record.slot).await?;
     }
     if record.readiness == Readiness::Ping {

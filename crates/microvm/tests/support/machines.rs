@@ -86,8 +86,12 @@ pub async fn qemu(test: &str) -> Option<Machines> {
     symlink(&kernel.modules, images.join("modules")).expect("modules");
     let init = fs::read(&workspace).expect("the workspace");
     crate::image::write(&images.join("rootfs.ext4"), &crate::image::Init::Ours(&init));
-    let vmm = QemuVmm::new(QemuConfig { accel: Accel::Tcg, ..QemuConfig::default() });
-    Some(Machines::new(root, workspace, Arc::new(vmm)))
+    Some(Machines::new(root, workspace, emulated()))
+}
+
+/// QEMU with an emulated processor.
+pub fn emulated() -> Arc<dyn Vmm> {
+    Arc::new(QemuVmm::new(QemuConfig { accel: Accel::Tcg, ..QemuConfig::default() }))
 }
 
 pub fn directory() -> TempDir {
