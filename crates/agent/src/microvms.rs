@@ -96,7 +96,7 @@ pub async fn open(config: &Config) -> Result<(State, Arc<dyn Host>), StartError>
     let stop = CancellationToken::new();
     tokio::spawn({
         let stop = stop.clone();
-        async move { network.serve_dns(stop).await }
+        async move { network.run(stop).await }
     });
     let kernel_path = runtime.kernel();
     let kernel = tokio::task::spawn_blocking(move || kernel::inspect(&kernel_path)).await;
