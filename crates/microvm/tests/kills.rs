@@ -1,6 +1,6 @@
 //! The process that serves VMs is killed at any moment: those that run go on, and afterwards nothing is left over.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 #[path = "support/doubles.rs"]
 mod doubles;
