@@ -68,8 +68,11 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// What an archive holds: name, mode, device, content. Reads by the format's description, not by the writer above.
-    pub(crate) fn read(mut archive: &[u8]) -> Vec<(String, u32, (u32, u32), Vec<u8>)> {
+    /// Name, mode, device, content.
+    pub(crate) type Entry = (String, u32, (u32, u32), Vec<u8>);
+
+    /// What an archive holds. Reads by the format's description, not by the writer above.
+    pub(crate) fn read(mut archive: &[u8]) -> Vec<Entry> {
         let whole = archive.len();
         let mut found = Vec::new();
         loop {
