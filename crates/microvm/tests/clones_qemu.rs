@@ -1,6 +1,6 @@
 //! Two VMs that were restored from one snapshot are two machines.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 #[allow(dead_code)]
 #[path = "guest_boot/image.rs"]
