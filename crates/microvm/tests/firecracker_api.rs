@@ -221,10 +221,10 @@ fn what_is_not_there_is_refused() {
 
 /// The double is as strict as the real one, and no stricter.
 #[test]
-fn a_real_firecracker_takes_and_refuses_the_same() {
+fn firecracker_takes_and_refuses_what_its_double_does() {
     let Some(program) = std::env::var_os("FIRECRACKER_BIN").filter(|program| !program.is_empty()) else {
         return clarateach_testkit::skip(
-            "a_real_firecracker_takes_and_refuses_the_same",
+            "firecracker_takes_and_refuses_what_its_double_does",
             "FIRECRACKER_BIN names no Firecracker",
         );
     };
