@@ -13,14 +13,12 @@ pub mod host;
 mod keys;
 mod microvms;
 pub mod routes;
-mod serve;
 mod start;
 pub mod state;
 pub mod telemetry;
 pub mod throttle;
 mod vmms;
 mod wait;
-mod workspace_bin;
 
 pub use microvms::{MicroVms, open};
 pub use start::{Running, StartError, listen, start};

@@ -18,7 +18,7 @@ use crate::config::{Config, Network, Readiness};
 use crate::host::{Details, Facts, Host, MakeError, PhaseTime};
 use crate::start::StartError;
 use crate::state::State;
-use crate::{vmms, workspace_bin};
+use crate::vmms;
 
 /// The image of VMs that name none, as `clarateach_microvm` calls it.
 const DEFAULT_IMAGE: &str = "default";
@@ -57,7 +57,7 @@ pub(crate) fn net_config(network: &Network, owner: &str) -> NetConfig {
 pub async fn open(config: &Config) -> Result<(State, Arc<dyn Host>), StartError> {
     let state = State::open(&config.places.state)?;
     let owner = state.owner()?;
-    let workspace = workspace_bin::find(config.places.workspace_bin.as_deref()).map_err(|error| {
+    let workspace = clarateach_runtime::workspace_bin::find(config.places.workspace_bin.as_deref()).map_err(|error| {
         StartError::Host(format!(
             "WORKSPACE_BIN: no workspace binary ({error}); build it with scripts/build-workspace.sh and put it beside \
              this executable, or set WORKSPACE_BIN"

@@ -18,7 +18,7 @@ use crate::directory::Directory;
 use crate::error::AgentError;
 use crate::host::Host;
 use crate::state::{State, StateError};
-use crate::{keys, routes, serve};
+use crate::{keys, routes};
 
 /// How long what was begun may take after the stop.
 const FINISH_WITHIN: Duration = Duration::from_secs(20);
@@ -110,7 +110,8 @@ pub async fn start(
     }
     let app = App::new(host, gateway, state, token, worker_id, config);
     let stop = CancellationToken::new();
-    let serving = tokio::spawn(serve::serve(listener, routes::router(Arc::clone(&app)), stop.clone()));
+    let serving =
+        tokio::spawn(clarateach_gateway::serve(listener, routes::router(Arc::clone(&app)), stop.clone()));
     tracing::info!(%address, worker = %app.worker_id, draining = app.is_draining(), "Agent runs on http://localhost:{}", address.port());
     Ok(Running { address, app, serving, stop })
 }

@@ -13,6 +13,7 @@
 //! | `exchange`, `upstream` | one request over a kept connection |
 //! | `relay`, `frames` | an upgraded stream, with a close frame that says why |
 //! | `headers` | what passes, both ways |
+//! | `serve` | accepts connections that may be upgraded, for a server or an agent around it |
 //! | `previews` | origins of their own, or a sandbox |
 
 mod config;
@@ -27,6 +28,7 @@ mod lease;
 mod previews;
 mod refusal;
 mod relay;
+mod serve;
 mod tune;
 mod upstream;
 
@@ -37,4 +39,5 @@ pub use gateway::Gateway;
 pub use lease::Presence;
 pub use previews::own_origin::previews_first;
 pub use refusal::Refusal;
+pub use serve::serve;
 pub use tune::tune_stream;

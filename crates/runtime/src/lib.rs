@@ -1,4 +1,5 @@
-//! The Runtime trait, its specification types and its conformance tests; nothing else.
+//! The Runtime trait, its specification types, what every runtime needs to know of a seat's workspace, and the conformance
+//! tests; nothing else.
 //!
 //! A runtime makes environments for seats. It is told what is wanted ([`DesiredSeat`]) and says what is there
 //! ([`Environment`]); how it gets from one to the other is its own affair. Whoever uses a runtime compares the two and
@@ -12,6 +13,7 @@ pub mod generations;
 pub mod probe;
 mod spec;
 pub mod tunnel;
+pub mod workspace_bin;
 
 use async_trait::async_trait;
 use clarateach_ids::{Generation, SeatKey};

@@ -7,11 +7,9 @@ pub mod app;
 pub mod config;
 mod microvms;
 pub mod routes;
-pub mod serve;
 mod start;
 pub mod tasks;
 pub mod telemetry;
 pub mod web;
-mod workspace_bin;
 
 pub use start::{Running, StartError, start};

@@ -28,7 +28,7 @@ use crate::app::seal::Sealer;
 use crate::app::signer::{Signer, SignerError};
 use crate::app::throttle::Throttle;
 use crate::config::{Config, Listen};
-use crate::{microvms, routes, serve, tasks, workspace_bin};
+use crate::{microvms, routes, tasks};
 
 /// How many environments a single machine's runtimes hold at most.
 const LOCAL_CAPACITY: u32 = 2000;
@@ -143,7 +143,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         config,
     });
     tasks::spawn(&app, &tasks, &stop);
-    let serving = tokio::spawn(serve::serve(listener, routes::router(Arc::clone(&app)), stop.clone()));
+    let serving =
+        tokio::spawn(clarateach_gateway::serve(listener, routes::router(Arc::clone(&app)), stop.clone()));
     tracing::info!(%address, database = %database.display(), "Server runs on http://localhost:{}", address.port());
     Ok(Running { address, app, serving, tasks, stop })
 }
@@ -203,7 +204,7 @@ async fn runtimes(
     stop: &CancellationToken,
 ) -> Vec<Arc<dyn Runtime>> {
     let mut runtimes: Vec<Arc<dyn Runtime>> = Vec::new();
-    match workspace_bin::find(config.seats.workspace_bin.as_deref()) {
+    match clarateach_runtime::workspace_bin::find(config.seats.workspace_bin.as_deref()) {
         Ok(bin) => {
             tracing::info!(path = %bin.path.display(), "seats get this workspace binary");
             if !bin.is_static {

@@ -8,7 +8,6 @@ use clarateach_microvm::guest::kernel;
 
 use super::Check;
 use crate::config::{Config, Readiness, VmmKind};
-use crate::workspace_bin;
 
 /// Where the superblock begins, and within it the magic number and its value: Documentation/filesystems/ext4/super.rst.
 const SUPERBLOCK: u64 = 1024;
@@ -69,7 +68,7 @@ fn ext4_bytes(path: &Path) -> Result<u64, String> {
 
 fn workspace(config: &Config) -> Check {
     let fix = "scripts/build-workspace.sh, and put the binary beside the agent or set WORKSPACE_BIN";
-    match workspace_bin::find(config.places.workspace_bin.as_deref()) {
+    match clarateach_runtime::workspace_bin::find(config.places.workspace_bin.as_deref()) {
         Ok(found) if found.is_static => Check::ok("workspace", format!("{}: static", found.path.display())),
         Ok(found) => {
             let message = format!("{} is dynamically linked, so it can't run in a VM", found.path.display());

@@ -46,7 +46,7 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
 }
 
 async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
-    if let Err(error) = clarateach_gateway::tune_stream(&stream) {
+    if let Err(error) = crate::tune::tune_stream(&stream) {
         tracing::debug!(%error, "the connection could not be tuned");
     }
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Where `workspace` is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct WorkspaceBin {
+pub struct WorkspaceBin {
     /// Its path.
     pub path: PathBuf,
     /// Whether it runs in any image: it needs no dynamic loader.
@@ -16,7 +16,7 @@ pub(crate) struct WorkspaceBin {
 ///
 /// # Errors
 /// When the file can't be read or is no ELF executable.
-pub(crate) fn find(given: Option<&Path>) -> io::Result<WorkspaceBin> {
+pub fn find(given: Option<&Path>) -> io::Result<WorkspaceBin> {
     let path = match given {
         Some(path) => path.to_owned(),
         None => std::env::current_exe()?.with_file_name("workspace"),
