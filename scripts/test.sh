@@ -29,7 +29,11 @@ step() {
     else
         failed+=("$name")
         printf '[-] %-14s FAILED  %4ds  %s\n' "$name" $((SECONDS - began)) "$log"
-        tail -n 60 "$log" | sed 's/^/    /'
+        {
+            # Whatever failed first, then the end: a runner that keeps little of this still shows what matters.
+            grep -anE '^ *(FAIL|TIMEOUT|SIGABRT) |panicked at|^ *✖|AssertionError|^error(\[|:)' "$log" | head -n 40
+            tail -n 120 "$log"
+        } | sed 's/^/    /'
         return 1
     fi
 }
@@ -45,7 +49,7 @@ binaries() { cargo build --workspace --bins --locked && scripts/build-workspace.
 
 images() { scripts/start-docker.sh && scripts/build-workspace-image.sh; }
 
-units() { cargo nextest run --workspace --all-features --locked --no-fail-fast --color never; }
+units() { cargo nextest run --workspace --all-features --locked --no-fail-fast --color never --failure-output final; }
 
 # The API against its own description: no 500, no undocumented status.
 api() {

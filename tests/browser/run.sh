@@ -19,12 +19,8 @@ skip() {
 npm ci --no-audit --no-fund --silent
 
 # tests FILE…: these, or all.
-tests() { node --test --test-concurrency=1 --test-reporter=spec "$@"; }
+tests() { node --test --test-concurrency=1 --test-reporter=spec "$@" | tee "$scratch/tests.log"; }
 
-if [[ -n ${CLARATEACH_URL:-} ]]; then
-    tests
-    exit
-fi
 
 server=${SERVER_BIN:-$root/target/debug/server}
 [[ -x $server ]] || { echo "build it first: cargo build --bin server, scripts/build-workspace.sh" >&2; exit 1; }
@@ -41,6 +37,11 @@ stop() {
     running=
 }
 trap 'stop; rm -rf "$scratch"' EXIT
+
+if [[ -n ${CLARATEACH_URL:-} ]]; then
+    tests
+    exit
+fi
 
 # against NAME RUNTIME [locked]: runs the tests on a server of their own. `locked`: with logins, and with previews in a
 # sandbox on the main origin, as a server with a public URL and no preview domain has them; those tests that see it.
@@ -67,7 +68,10 @@ against() {
     done
     local result=0
     CLARATEACH_URL=$url CLARATEACH_TOKEN=$token CLARATEACH_RUNTIME=$runtime CLARATEACH_SHOTS=$name tests "${files[@]}" || result=$?
-    if ((result)); then tail -n 40 "$log" >&2; fi
+    if ((result)); then
+        tail -n 40 "$log" >&2
+        { echo "== $name failed"; sed -n '/failing tests:/,$p' "$scratch/tests.log"; } >>"$scratch/failures"
+    fi
     stop
     return $result
 }
@@ -80,4 +84,5 @@ if docker info >/dev/null 2>&1 && docker image inspect "${CLARATEACH_IMAGE:-clar
 else
     skip "browser on docker: no Docker Engine answers, or it has no image ${CLARATEACH_IMAGE:-clarateach-workspace}"
 fi
+if ((failed)); then cat "$scratch/failures"; fi
 exit $failed

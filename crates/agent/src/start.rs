@@ -78,7 +78,7 @@ impl Running {
 /// [`StartError::Listen`].
 pub async fn listen(config: &Config) -> Result<TcpListener, StartError> {
     let address = config.listen.address;
-    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
+    clarateach_gateway::listen(address).await.map_err(|source| StartError::Listen { address, source })
 }
 
 /// Starts an agent for the VMs of `host` that lets in whoever shows `token`.

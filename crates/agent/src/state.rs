@@ -5,12 +5,18 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use clarateach_api::agent::{RevokedSession, SeatKeys};
 use clarateach_ids::WorkerId;
 use rustix::fs::{FlockOperation, flock};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+/// How long the lock of another agent is waited for: one that was killed while it started a program leaves its lock to
+/// that one until it has become what it is to be.
+const FREE_WITHIN: Duration = Duration::from_secs(2);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 const WORKER_ID: &str = "worker-id";
 const DRAINING: &str = "draining";
@@ -81,8 +87,16 @@ impl State {
             .mode(0o600)
             .open(&path)
             .map_err(io_error("open", &path))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| StateError::InUse(state_dir.to_owned()))?;
+        let deadline = Instant::now() + FREE_WITHIN;
+        while let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            if error != rustix::io::Errno::WOULDBLOCK {
+                return Err(io_error("lock", &path)(error.into()));
+            }
+            if Instant::now() >= deadline {
+                return Err(StateError::InUse(state_dir.to_owned()));
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        }
         Ok(Self { dir, revoked: Mutex::default(), _lock: lock })
     }
 

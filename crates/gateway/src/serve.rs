@@ -1,5 +1,6 @@
 //! Accepts connections and serves them until told to stop.
 
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use axum::extract::{ConnectInfo, Request};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -19,6 +21,26 @@ const HEADERS_WITHIN: Duration = Duration::from_secs(15);
 const FINISH_WITHIN: Duration = Duration::from_secs(10);
 /// After a failed accept (out of file descriptors, say), breathe.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a bind waits for an address that is in use: a process that was killed while it started another one leaves its
+/// listener to that one until it has become what it is to be.
+const FREE_WITHIN: Duration = Duration::from_secs(2);
+const BIND_PAUSE: Duration = Duration::from_millis(20);
+
+/// Listens on `address`; waits for a moment when it is in use.
+///
+/// # Errors
+/// Whatever the system says, after that moment.
+pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let deadline = Instant::now() + FREE_WITHIN;
+    loop {
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                tokio::time::sleep(BIND_PAUSE).await;
+            }
+            result => return result,
+        }
+    }
+}
 
 /// Serves `router` on `listener` until `stop`, then lets requests under way finish.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {

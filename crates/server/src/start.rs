@@ -15,7 +15,6 @@ use clarateach_seatproto::token::Verifier;
 use clarateach_store::sqlite::{DatabaseUrl, SqliteStore};
 use clarateach_store::{Store, StoreError};
 use jiff::Timestamp;
-use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -95,7 +94,7 @@ impl Running {
 pub async fn start(config: Config) -> Result<Running, StartError> {
     let database = database_path(&config)?;
     // First: a start that fails for its port leaves no database behind.
-    let listener = TcpListener::bind(config.listen.address)
+    let listener = clarateach_gateway::listen(config.listen.address)
         .await
         .map_err(|source| StartError::Listen { address: config.listen.address, source })?;
     let address = listener

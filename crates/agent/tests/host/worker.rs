@@ -111,8 +111,12 @@ impl Worker {
             .stderr(log)
             .spawn()
             .unwrap();
-        self.child = Some(child);
+        let child = std::cell::RefCell::new(self.child.insert(child));
         wait_for("the agent", PATIENCE, async || {
+            if let Some(ended) = child.borrow_mut().try_wait().unwrap() {
+                let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+                panic!("the agent ended with {ended}:\n{log}");
+            }
             let answer = self.http.get("http://127.0.0.1:9090/health").send().await.ok()?;
             answer.status().is_success().then_some(())
         })

@@ -5,8 +5,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
+
+/// How long a held lock is waited for: a server that was killed while it started a program leaves its lock to that one
+/// until it has become what it is to be.
+const FREE_WITHIN: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Held until dropped; the kernel lets go of it when the process dies. The file stays: removing it would let a third
 /// process lock a new one while a second still waits for the old.
@@ -32,7 +38,7 @@ pub(super) fn lock_path(database: &Path) -> PathBuf {
 }
 
 impl FileLock {
-    /// Takes the lock of `database` without waiting, and writes down this process' id in it.
+    /// Takes the lock of `database`, waiting for a moment when it is held, and writes down this process' id in it.
     pub(super) fn take(database: &Path) -> Result<Self, LockError> {
         let mut file = OpenOptions::new()
             .read(true)
@@ -42,14 +48,17 @@ impl FileLock {
             .mode(0o600)
             .open(lock_path(database))
             .map_err(LockError::Io)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
+        let deadline = Instant::now() + FREE_WITHIN;
+        while let Err(errno) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            if errno != rustix::io::Errno::WOULDBLOCK {
+                return Err(LockError::Io(errno.into()));
+            }
+            if Instant::now() >= deadline {
                 let mut holder = String::new();
                 let read = file.read_to_string(&mut holder);
                 return Err(LockError::Held(read.ok().and_then(|_| holder.trim().parse().ok())));
             }
-            Err(errno) => return Err(LockError::Io(errno.into())),
+            std::thread::sleep(PAUSE);
         }
         // Only a courtesy to whoever is refused: on a full disk the lock holds all the same.
         let _ = file
