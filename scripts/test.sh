@@ -93,6 +93,11 @@ if ((skipped)); then
     # What no package registry offers may be missing anywhere.
     if [[ ${CI:-} == true ]] && sort -u "$CLARATEACH_SKIP_FILE" | grep -qv '^firecracker'; then failed+=("skipped-tests"); fi
 fi
+flaky=$(sed -nE 's/^ *FLAKY [^]]*\] *(\([^)]*\) *)?//p; s/^== (.*) passed on the second try$/browser \1/p' "$results"/units.log "$results"/browser.log 2>/dev/null | sort -u)
+if [[ -n $flaky ]]; then
+    echo "Passed on the second try:"
+    printf '%s\n' "$flaky" | sed 's/^/    /'
+fi
 echo "Took $((SECONDS - began)) s; logs are in test-results/."
 if ((${#failed[@]})); then echo "Failed: ${failed[*]}"; fi
 echo "$passed passed, ${#failed[@]} failed, $skipped skipped"
