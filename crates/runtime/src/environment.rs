@@ -1,6 +1,7 @@
 //! What a runtime says is there.
 
 use clarateach_ids::{Generation, SeatKey};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// Counts changes of a runtime's observed state; only compared with revisions of the same runtime object.
@@ -56,6 +57,8 @@ pub struct Environment {
     pub address: Option<String>,
     /// What its runtime calls it (a container id, a pid), for operators.
     pub handle: Option<String>,
+    /// When its runtime ends it by itself; none where it doesn't, or was not told when.
+    pub not_after: Option<Timestamp>,
 }
 
 /// How many environments fit.

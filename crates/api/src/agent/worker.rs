@@ -84,6 +84,9 @@ pub struct WorkerInfo {
     pub kernel_version: Option<String>,
     /// Whether no new VMs are taken.
     pub draining: bool,
+    /// Whether this host has been told that it is about to be taken away (a preemptible GCP instance).
+    #[serde(default)]
+    pub preempted: bool,
     /// Whether learners may come directly: `/proxy` under this base URL.
     pub public_url: Option<String>,
     /// How long the agent has been up, in seconds.

@@ -91,6 +91,7 @@ impl Vm {
             reason: self.reason.clone(),
             address: Some(self.address.to_string()),
             handle: self.pid.map(|pid| pid.to_string()),
+            not_after: self.not_after,
         }
     }
 }

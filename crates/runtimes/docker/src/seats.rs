@@ -147,7 +147,15 @@ impl Seat {
             _ => None,
         });
         let handle = self.container.as_ref().map(|container| container.id.chars().take(12).collect());
-        Environment { key: key.clone(), generation: self.generation(), state, reason, address, handle }
+        Environment {
+            key: key.clone(),
+            generation: self.generation(),
+            state,
+            reason,
+            address,
+            handle,
+            not_after: None,
+        }
     }
 }
 

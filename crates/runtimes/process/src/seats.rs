@@ -50,6 +50,7 @@ impl Seat {
             reason,
             address: self.running.as_ref().map(|_| format!("unix:{}", self.place.socket.display())),
             handle: self.running.as_ref().map(|running| running.pid.to_string()),
+            not_after: None,
         }
     }
 }

@@ -324,6 +324,7 @@ impl World {
             reason: seat.reason.clone(),
             address: Some(format!("simulated:{key}")),
             handle: Some(format!("{key}#{}", seat.life)),
+            not_after: seat.desired.not_after,
         };
         seats.iter().map(environment).collect()
     }

@@ -144,6 +144,7 @@ fn environment(seat: SeatNumber, generation: Generation, state: EnvironmentState
         reason: None,
         address: None,
         handle: None,
+        not_after: None,
     }
 }
 
