@@ -59,6 +59,7 @@ async fn ready_workshop(store: &dyn Store) -> JoinCode {
         status: Some(WorkshopStatus::Running),
         reason: None,
         seats,
+        fence: None,
         now,
     };
     store.write_workshop(write).await.expect("ready seats");

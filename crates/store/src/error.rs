@@ -21,6 +21,12 @@ pub enum StoreError {
         /// One sentence that an operator understands.
         message: String,
     },
+    /// The lease that the write was made on has been lost: somebody else decides by now.
+    #[error("the lease {lease} has been lost to another server")]
+    Fenced {
+        /// Its name.
+        lease: String,
+    },
     /// What is stored can't be understood, or the code is wrong.
     #[error("the store failed to {operation}")]
     Internal {

@@ -4,15 +4,19 @@
 //! goes beside `sqlite/` and passes the same story of tests.
 
 mod error;
+mod fleet;
 mod model;
 pub mod sqlite;
 
 use async_trait::async_trait;
-use clarateach_ids::{EventSeq, InstallationId, JoinCode, SeatKey, SessionId, UserId, WorkshopId};
+use clarateach_ids::{
+    EventSeq, Generation, InstallationId, JoinCode, SeatKey, SessionId, UserId, WorkshopId,
+};
 use clarateach_lifecycle::{EndReason, Wanted};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 pub use error::StoreError;
+pub use fleet::{Fence, Lease, Placement, UnknownWord, WorkerRecord, WorkerSource, WorkerWish};
 pub use model::{
     CodeHash, EventRecord, JoinDecision, JoinWish, KeyRecord, NewEvent, NewWorkshop, SeatRecord, SeatWrite,
     SessionRecord, TokenHash, UserRecord, WorkshopCounts, WorkshopRecord, WorkshopWrite,
@@ -76,8 +80,9 @@ pub trait Store: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<WorkshopRecord, StoreError>;
 
-    /// Removes every row of a workshop that is wanted deleted: seats, sessions, events, itself.
-    async fn purge_workshop(&self, id: &WorkshopId) -> Result<(), StoreError>;
+    /// Removes every row of a workshop that is wanted deleted: seats, sessions, events, itself. `Conflict` while
+    /// workers may hold something of it.
+    async fn purge_workshop(&self, id: &WorkshopId, fence: Option<&Fence>) -> Result<(), StoreError>;
 
     // --- reconciling -------------------------------------------------------------------------------------------
 
@@ -87,7 +92,7 @@ pub trait Store: Send + Sync + 'static {
     /// Writes down what the reconciler saw and decided for a workshop, in one transaction: workshop status and reason,
     /// seat states, then waiting sessions bound to ready free seats, first come, first served. A seat write whose
     /// generation isn't the seat's is skipped: a newer decision has been made since. Events are added for every
-    /// change of status. Returns the sessions that got a seat.
+    /// change of status. Returns the sessions that got a seat. `Fenced` when the write's fence does not hold any more.
     async fn write_workshop(&self, write: WorkshopWrite) -> Result<Vec<SessionRecord>, StoreError>;
 
     /// Gives a seat its next generation, pending, with no attempts: a person chose a fresh one. The session that holds
@@ -133,6 +138,61 @@ pub trait Store: Send + Sync + 'static {
 
     /// A receiver that wakes after every commit that added an event, with the workshop's id. It may lag: on lag, look.
     fn event_wakes(&self) -> tokio::sync::broadcast::Receiver<WorkshopId>;
+
+    // --- workers -----------------------------------------------------------------------------------------------
+
+    /// Records a worker, or replaces the one with its id. Of one that is there, `created_at` stays, its kind stays where
+    /// none is given, and unless it was forgotten what is wanted of it stays. `Conflict` when another worker that is not
+    /// forgotten has the address. Returns the record after it.
+    async fn put_worker(&self, worker: WorkerRecord) -> Result<WorkerRecord, StoreError>;
+
+    /// All workers, by id, forgotten ones too.
+    async fn workers(&self) -> Result<Vec<WorkerRecord>, StoreError>;
+
+    /// Writes down what is wanted of a worker. `Forgotten` also deletes its placements. `NotFound` when there is none,
+    /// `Conflict` when a forgotten one is wanted again and its address is taken. Returns the record after it.
+    async fn set_worker_wish(&self, id: &str, wish: WorkerWish) -> Result<WorkerRecord, StoreError>;
+
+    /// Notes which kind of runtime a worker has; nothing when there is no such worker.
+    async fn note_worker_kind(&self, id: &str, kind: &str) -> Result<(), StoreError>;
+
+    /// Removes a worker's row; `Conflict` while placements name it, fine when there is none.
+    async fn remove_worker(&self, id: &str) -> Result<(), StoreError>;
+
+    /// Writes down, before it is asked to, that a worker may hold a seat's generation. `Conflict` unless the workshop is
+    /// wanted running, this is the seat's generation, and the worker is there and not forgotten. When the seat has been
+    /// placed at this generation or a higher one, on whichever worker, that placement is returned and nothing changes.
+    async fn place(&self, fence: Option<&Fence>, placement: Placement) -> Result<Placement, StoreError>;
+
+    /// What workers may hold, of one workshop or of all: by seat, then generation, the highest first.
+    async fn placements(&self, workshop: Option<&WorkshopId>) -> Result<Vec<Placement>, StoreError>;
+
+    /// Forgets that a worker may hold a seat, up to a generation: it has said that nothing is left.
+    async fn unplace(&self, key: &SeatKey, worker: &str, generation: Generation) -> Result<(), StoreError>;
+
+    // --- replicas ----------------------------------------------------------------------------------------------
+
+    /// Takes a lease that is free or has expired, with the next token, or extends one's own, with the same token. `None`
+    /// when another has it. SQLite compares with `now`; PostgreSQL with the database's clock, so that it does not matter
+    /// how those of the replicas differ.
+    async fn acquire_lease(
+        &self,
+        name: &str,
+        holder: &str,
+        ttl: SignedDuration,
+        now: Timestamp,
+    ) -> Result<Option<Lease>, StoreError>;
+
+    /// Gives one's lease back; nothing when another has it by now. Its fence does not hold any more.
+    async fn release_lease(&self, fence: &Fence, holder: &str) -> Result<(), StoreError>;
+
+    /// A sign of life of a replica, good for `ttl`. Returns how many are alive, this one included; forgets the long dead.
+    async fn note_replica(
+        &self,
+        holder: &str,
+        ttl: SignedDuration,
+        now: Timestamp,
+    ) -> Result<u32, StoreError>;
 
     // --- users and keys ----------------------------------------------------------------------------------------
 

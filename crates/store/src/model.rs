@@ -8,6 +8,8 @@ use clarateach_ids::{
 use clarateach_lifecycle::{EndReason, SeatState, SessionState, Wanted, WorkshopStatus};
 use jiff::Timestamp;
 
+use crate::Fence;
+
 /// BLAKE3 of a session code's canonical symbols: what is stored instead of the code.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CodeHash(pub [u8; 32]);
@@ -176,6 +178,8 @@ pub struct WorkshopWrite {
     pub reason: Option<(String, String)>,
     /// Seats whose record changes; others are left alone.
     pub seats: Vec<SeatWrite>,
+    /// The lease on whose strength this is written.
+    pub fence: Option<Fence>,
     /// Now.
     pub now: Timestamp,
 }

@@ -16,7 +16,18 @@ async fn the_story_in_a_file() {
     store.close().await;
 
     let db = rusqlite::Connection::open(&path).unwrap();
-    for table in ["workshops", "seats", "sessions", "events", "event_counters", "users", "keys"] {
+    let tables = [
+        "workshops",
+        "seats",
+        "sessions",
+        "events",
+        "event_counters",
+        "users",
+        "keys",
+        "workers",
+        "placements",
+    ];
+    for table in tables {
         let rows: i64 = db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap();
         assert_eq!(rows, 0, "{table}");
     }

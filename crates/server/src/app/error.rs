@@ -58,7 +58,8 @@ impl From<StoreError> for AppError {
                     .to_owned(),
                 source: Some(Box::new(error)),
             },
-            error @ StoreError::Internal { .. } => Self::internal(error),
+            // Only what a reconciler writes is fenced, and nobody waits for its answer.
+            error @ (StoreError::Fenced { .. } | StoreError::Internal { .. }) => Self::internal(error),
         }
     }
 }

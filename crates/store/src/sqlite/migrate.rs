@@ -11,8 +11,10 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, name: "first", sql: include_str!("../../migrations/sqlite/0001_first.sql") }];
+const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, name: "first", sql: include_str!("../../migrations/sqlite/0001_first.sql") },
+    Migration { version: 2, name: "fleet", sql: include_str!("../../migrations/sqlite/0002_fleet.sql") },
+];
 
 /// Why a database is not brought up to date.
 #[derive(Debug, thiserror::Error)]

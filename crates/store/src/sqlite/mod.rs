@@ -11,27 +11,33 @@ mod connection;
 mod events;
 mod failure;
 mod joining;
+mod leases;
 mod lock;
 mod migrate;
 mod open;
+mod placements;
 mod readers;
 mod rows;
 mod seats;
 mod sessions;
 mod url;
+mod workers;
 mod workshops;
 mod writer;
 
 use async_trait::async_trait;
-use clarateach_ids::{EventSeq, InstallationId, JoinCode, KeyId, SeatKey, SessionId, UserId, WorkshopId};
+use clarateach_ids::{
+    EventSeq, Generation, InstallationId, JoinCode, KeyId, SeatKey, SessionId, UserId, WorkshopId,
+};
 use clarateach_lifecycle::{EndReason, Wanted};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rusqlite::Connection;
 use tokio::sync::broadcast;
 
 use crate::{
-    CodeHash, EventRecord, JoinDecision, JoinWish, KeyRecord, NewEvent, NewWorkshop, SeatRecord,
-    SessionRecord, Store, StoreError, TokenHash, UserRecord, WorkshopCounts, WorkshopRecord, WorkshopWrite,
+    CodeHash, EventRecord, Fence, JoinDecision, JoinWish, KeyRecord, Lease, NewEvent, NewWorkshop, Placement,
+    SeatRecord, SessionRecord, Store, StoreError, TokenHash, UserRecord, WorkerRecord, WorkerWish,
+    WorkshopCounts, WorkshopRecord, WorkshopWrite,
 };
 
 pub use migrate::MigrateError;
@@ -153,9 +159,9 @@ impl Store for SqliteStore {
         self.write("lock a workshop", move |write| workshops::set_locked(write, &id, locked, now)).await
     }
 
-    async fn purge_workshop(&self, id: &WorkshopId) -> Result<(), StoreError> {
-        let id = id.clone();
-        self.write("remove a workshop", move |write| workshops::purge(write, &id)).await
+    async fn purge_workshop(&self, id: &WorkshopId, fence: Option<&Fence>) -> Result<(), StoreError> {
+        let (id, fence) = (id.clone(), fence.cloned());
+        self.write("remove a workshop", move |write| workshops::purge(write, &id, fence.as_ref())).await
     }
 
     async fn seats(&self, id: &WorkshopId) -> Result<Vec<(SeatRecord, Option<SessionRecord>)>, StoreError> {
@@ -226,6 +232,71 @@ impl Store for SqliteStore {
 
     fn event_wakes(&self) -> broadcast::Receiver<WorkshopId> {
         self.wakes.subscribe()
+    }
+
+    async fn put_worker(&self, worker: WorkerRecord) -> Result<WorkerRecord, StoreError> {
+        self.write("record a worker", move |write| workers::put(write, &worker)).await
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerRecord>, StoreError> {
+        self.read("list workers", workers::list).await
+    }
+
+    async fn set_worker_wish(&self, id: &str, wish: WorkerWish) -> Result<WorkerRecord, StoreError> {
+        let id = id.to_owned();
+        self.write("write what is wanted of a worker", move |write| workers::set_wish(write, &id, wish)).await
+    }
+
+    async fn note_worker_kind(&self, id: &str, kind: &str) -> Result<(), StoreError> {
+        let (id, kind) = (id.to_owned(), kind.to_owned());
+        self.write("note a worker's kind", move |write| workers::note_kind(write, &id, &kind)).await
+    }
+
+    async fn remove_worker(&self, id: &str) -> Result<(), StoreError> {
+        let id = id.to_owned();
+        self.write("remove a worker", move |write| workers::remove(write, &id)).await
+    }
+
+    async fn place(&self, fence: Option<&Fence>, placement: Placement) -> Result<Placement, StoreError> {
+        let fence = fence.cloned();
+        self.write("place a seat", move |write| placements::place(write, fence.as_ref(), &placement)).await
+    }
+
+    async fn placements(&self, workshop: Option<&WorkshopId>) -> Result<Vec<Placement>, StoreError> {
+        let workshop = workshop.cloned();
+        self.read("list placements", move |db| placements::list(db, workshop.as_ref())).await
+    }
+
+    async fn unplace(&self, key: &SeatKey, worker: &str, generation: Generation) -> Result<(), StoreError> {
+        let (key, worker) = (key.clone(), worker.to_owned());
+        self.write("forget a placement", move |write| placements::remove(write, &key, &worker, generation))
+            .await
+    }
+
+    async fn acquire_lease(
+        &self,
+        name: &str,
+        holder: &str,
+        ttl: SignedDuration,
+        now: Timestamp,
+    ) -> Result<Option<Lease>, StoreError> {
+        let (name, holder) = (name.to_owned(), holder.to_owned());
+        self.write("take a lease", move |write| leases::acquire(write, &name, &holder, ttl, now)).await
+    }
+
+    async fn release_lease(&self, fence: &Fence, holder: &str) -> Result<(), StoreError> {
+        let (fence, holder) = (fence.clone(), holder.to_owned());
+        self.write("release a lease", move |write| leases::release(write, &fence, &holder)).await
+    }
+
+    async fn note_replica(
+        &self,
+        holder: &str,
+        ttl: SignedDuration,
+        now: Timestamp,
+    ) -> Result<u32, StoreError> {
+        let holder = holder.to_owned();
+        self.write("note a replica", move |write| leases::note_replica(write, &holder, ttl, now)).await
     }
 
     async fn create_user(&self, user: UserRecord, token: TokenHash) -> Result<(), StoreError> {

@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use rusqlite::types::Type;
 use rusqlite::{Error, Result, Row};
 
-use crate::{EventRecord, KeyRecord, SeatRecord, SessionRecord, UserRecord, WorkshopRecord};
+use crate::{
+    EventRecord, KeyRecord, Placement, SeatRecord, SessionRecord, UserRecord, WorkerRecord, WorkshopRecord,
+};
 
 fn unreadable<E: std::error::Error + Send + Sync + 'static>(column: &str, row: &Row<'_>, error: E) -> Error {
     let index = row.as_ref().column_index(column).unwrap_or(usize::MAX);
@@ -132,5 +134,30 @@ pub(super) fn key(row: &Row<'_>) -> Result<KeyRecord> {
         created_at: time(row, "created_at")?,
         signs_from: time(row, "signs_from")?,
         retired_at: optional_time(row, "retired_at")?,
+    })
+}
+
+pub(super) fn worker(row: &Row<'_>) -> Result<WorkerRecord> {
+    Ok(WorkerRecord {
+        id: row.get("id")?,
+        address: row.get("address")?,
+        token_sealed: row.get("token_sealed")?,
+        public_url: row.get("public_url")?,
+        labels: json(row, "labels")?,
+        capacity: row.get("capacity")?,
+        tls: row.get("tls")?,
+        source: word(row, "source")?,
+        wish: word(row, "wish")?,
+        kind: row.get("kind")?,
+        created_at: time(row, "created_at")?,
+    })
+}
+
+pub(super) fn placement(row: &Row<'_>) -> Result<Placement> {
+    let workshop: WorkshopId = word(row, "workshop_id")?;
+    Ok(Placement {
+        key: SeatKey { workshop, seat: seat_number(row, "seat", row.get("seat")?)? },
+        generation: Generation(row.get::<_, i64>("generation")?.unsigned_abs()),
+        worker: row.get("worker")?,
     })
 }

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use super::accounts::is_taken;
 use super::failure::{Failure, Outcome, conflict, not_found};
 use super::writer::Write;
-use super::{events, rows, seats, sessions};
-use crate::{NewWorkshop, SessionRecord, WorkshopCounts, WorkshopRecord, WorkshopWrite};
+use super::{events, leases, placements, rows, seats, sessions};
+use crate::{Fence, NewWorkshop, SessionRecord, WorkshopCounts, WorkshopRecord, WorkshopWrite};
 
 fn find(db: &Connection, id: &WorkshopId) -> Outcome<Option<WorkshopRecord>> {
     let mut statement = db.prepare_cached("SELECT * FROM workshops WHERE id = ?1")?;
@@ -225,9 +225,13 @@ pub(super) fn set_locked(
 }
 
 /// Those who watch its events are woken, to see that it is gone.
-pub(super) fn purge(write: &mut Write<'_>, id: &WorkshopId) -> Outcome<()> {
+pub(super) fn purge(write: &mut Write<'_>, id: &WorkshopId, fence: Option<&Fence>) -> Outcome<()> {
+    leases::hold(write.db, fence)?;
     if get(write.db, id)?.wanted != Wanted::Deleted {
         return Err(conflict("the workshop is not wanted deleted"));
+    }
+    if placements::any(write.db, id)? {
+        return Err(conflict("workers may still hold something of the workshop"));
     }
     for sql in [
         "DELETE FROM seats WHERE workshop_id = ?1",
@@ -243,6 +247,7 @@ pub(super) fn purge(write: &mut Write<'_>, id: &WorkshopId) -> Outcome<()> {
 }
 
 pub(super) fn write(write: &mut Write<'_>, wish: &WorkshopWrite) -> Outcome<Vec<SessionRecord>> {
+    leases::hold(write.db, wish.fence.as_ref())?;
     let before = get(write.db, &wish.id)?;
     if let Some(status) = wish.status
         && before.wanted == wish.wanted

@@ -68,6 +68,7 @@ pub(crate) fn write_of(workshop: &WorkshopRecord, seats: Vec<SeatWrite>) -> Work
         status: None,
         reason: None,
         seats,
+        fence: None,
         now: at(1),
     }
 }
@@ -131,5 +132,5 @@ pub(crate) async fn kinds(store: &dyn Store, workshop: &WorkshopRecord) -> Vec<S
 /// Everything of it goes.
 pub(crate) async fn purge(store: &dyn Store, workshop: &WorkshopRecord) {
     store.set_wanted(&workshop.id, Wanted::Deleted, at(90)).await.unwrap();
-    store.purge_workshop(&workshop.id).await.unwrap();
+    store.purge_workshop(&workshop.id, None).await.unwrap();
 }

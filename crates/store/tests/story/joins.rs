@@ -39,7 +39,7 @@ pub(crate) async fn follow_the_table(store: &dyn Store) {
     assert!(matches!(join(store, &record, "Cem").await, JoinDecision::Ended { reason: None }));
     store.set_wanted(&record.id, Wanted::Deleted, at(5)).await.unwrap();
     assert!(matches!(join(store, &record, "Ada").await, JoinDecision::NotFound));
-    store.purge_workshop(&record.id).await.unwrap();
+    store.purge_workshop(&record.id, None).await.unwrap();
 }
 
 pub(crate) async fn of_known_learners_return_to_their_session(store: &dyn Store) {

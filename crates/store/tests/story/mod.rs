@@ -2,7 +2,9 @@
 
 mod accounts;
 mod crowd;
+mod fleet;
 mod joins;
+mod leases;
 mod reconciling;
 mod workshops;
 
@@ -30,6 +32,15 @@ pub(crate) async fn run(store: &dyn Store) {
     reconciling::keeps_a_bounded_history(store).await;
     accounts::users(store).await;
     accounts::keys(store).await;
+    fleet::workers_are_recorded_as_given(store).await;
+    fleet::forgotten_workers_leave_a_tombstone(store).await;
+    fleet::a_seat_is_placed_once(store).await;
+    fleet::seats_placed_at_once_are_placed_once(store).await;
+    leases::have_one_holder(store).await;
+    leases::are_taken_over_when_they_expire(store).await;
+    leases::taken_at_once_go_to_one(store).await;
+    leases::fence_what_is_written(store).await;
+    leases::replicas_are_counted(store).await;
     crowd::is_seated_once(store, true).await;
     crowd::is_seated_once(store, false).await;
     crowd::of_one_browser_gets_one_seat(store).await;

@@ -122,7 +122,7 @@ pub(crate) async fn are_wanted_one_way(store: &dyn Store) {
     assert_eq!((ended.state, ended.end_reason), (SessionState::Ended, Some(EndReason::WorkshopDeleted)));
     assert_eq!(ended.seat, Some(n(1)), "an ended session remembers its seat");
     assert_eq!(kinds(store, &record).await.last().unwrap(), "session.ended");
-    store.purge_workshop(&record.id).await.unwrap();
+    store.purge_workshop(&record.id, None).await.unwrap();
 
     let created =
         store.create_workshop(clarateach_store::NewWorkshop { wanted: Wanted::Created, ..new_workshop(1) });
@@ -167,7 +167,7 @@ pub(crate) async fn leave_nothing(store: &dyn Store) {
     let first = wish(&record, "Ada");
     seated(store.join(first.clone()).await.unwrap());
     waiting(join(store, &record, "Ben").await);
-    let refused = store.purge_workshop(&record.id).await;
+    let refused = store.purge_workshop(&record.id, None).await;
     assert!(matches!(refused, Err(StoreError::Conflict { .. })), "{refused:?}");
     store.set_wanted(&record.id, Wanted::Deleted, at(9)).await.unwrap();
     let late = WorkshopWrite { status: Some(WorkshopStatus::Deleting), ..write_of(&record, vec![]) };
@@ -181,9 +181,9 @@ pub(crate) async fn leave_nothing(store: &dyn Store) {
     assert_eq!(store.workshop(&record.id).await.unwrap().status, WorkshopStatus::Deleting);
 
     let mut wakes = store.event_wakes();
-    store.purge_workshop(&record.id).await.unwrap();
+    store.purge_workshop(&record.id, None).await.unwrap();
     assert_eq!(wakes.recv().await.unwrap(), record.id, "whoever watches it is told to look");
-    assert!(matches!(store.purge_workshop(&record.id).await, Err(StoreError::NotFound { .. })));
+    assert!(matches!(store.purge_workshop(&record.id, None).await, Err(StoreError::NotFound { .. })));
     assert!(matches!(store.workshop(&record.id).await, Err(StoreError::NotFound { .. })));
     assert!(matches!(store.session_by_code(&first.new_code).await, Err(StoreError::NotFound { .. })));
     assert!(matches!(store.write_workshop(late).await, Err(StoreError::NotFound { .. })));

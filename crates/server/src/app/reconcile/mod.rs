@@ -180,6 +180,7 @@ impl Reconciler {
             status: Some(workshop.status),
             reason,
             seats: Vec::new(),
+            fence: None,
             now,
         };
         match self.app.store.write_workshop(write).await {
@@ -223,6 +224,7 @@ impl Reconciler {
                 status: Some(decided.status.unwrap_or(workshop.status)),
                 reason: if decided.status.is_some() { decided.reason } else { workshop.reason.clone() },
                 seats: decided.seats,
+                fence: None,
                 now,
             };
             let written = self.app.store.write_workshop(write).await;
@@ -259,7 +261,7 @@ impl Reconciler {
             }
         }
         if decided.purge {
-            self.app.store.purge_workshop(&workshop.id).await?;
+            self.app.store.purge_workshop(&workshop.id, None).await?;
             self.app.directory.forget_workshop(&workshop.id);
         }
         let until = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO);
