@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
-use http::{Request, StatusCode, header};
+use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -24,6 +24,23 @@ pub const SECRET_HEADER: &str = "x-clarateach-secret";
 /// The longest refusal that is read.
 const REFUSAL_LIMIT: usize = 4096;
 
+/// What came of asking for a tunnel.
+pub enum Answer {
+    /// It is open: the bytes of the connection.
+    Open(BoxedSeatStream),
+    /// It was refused, with this body, of which at most 4 KiB are read.
+    Refused(StatusCode, Bytes),
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Open(_) => f.write_str("Open"),
+            Self::Refused(status, _) => f.debug_tuple("Refused").field(status).finish_non_exhaustive(),
+        }
+    }
+}
+
 /// Opens a stream to `port` inside the seat, over `stream`, which is connected to the seat's workspace.
 ///
 /// # Errors
@@ -33,23 +50,39 @@ pub async fn through(
     secret: &SecretString,
     port: u16,
 ) -> io::Result<BoxedSeatStream> {
-    let (mut sender, connection) =
-        http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    tokio::spawn(connection.with_upgrades());
     let request = Request::get(format!("/tunnel/{port}"))
         .header(header::HOST, "seat")
-        .header(header::CONNECTION, "upgrade")
-        .header(header::UPGRADE, "tcp")
         .header(SECRET_HEADER, secret.expose_secret())
         .body(Empty::new())
         .map_err(io::Error::other)?;
+    match ask(stream, request).await? {
+        Answer::Open(stream) => Ok(stream),
+        Answer::Refused(status, words) => {
+            let message =
+                format!("the workspace answered {status}: {}", String::from_utf8_lossy(&words).trim());
+            Err(io::Error::new(io::ErrorKind::ConnectionRefused, message))
+        }
+    }
+}
+
+/// Sends `request` over `stream` as one for a tunnel (`Connection: Upgrade`, `Upgrade: tcp`), and gives back the stream
+/// that it becomes.
+///
+/// # Errors
+/// Whatever breaks the stream.
+pub async fn ask(stream: BoxedSeatStream, mut request: Request<Empty<Bytes>>) -> io::Result<Answer> {
+    let headers = request.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("tcp"));
+    let (mut sender, connection) =
+        http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    tokio::spawn(connection.with_upgrades());
     let response = sender.send_request(request).await.map_err(io::Error::other)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let status = response.status();
         let body = Limited::new(response.into_body(), REFUSAL_LIMIT).collect().await;
         let words = body.map(|body| body.to_bytes()).unwrap_or_default();
-        let message = format!("the workspace answered {status}: {}", String::from_utf8_lossy(&words).trim());
-        return Err(io::Error::new(io::ErrorKind::ConnectionRefused, message));
+        return Ok(Answer::Refused(status, words));
     }
     let upgraded = hyper::upgrade::on(response).await.map_err(io::Error::other)?;
     // hyper's wrapper has done its work: give back the bare stream, and what it had read too far.
@@ -57,12 +90,12 @@ pub async fn through(
         Ok(parts) => {
             let inner = parts.io.into_inner();
             if parts.read_buf.is_empty() {
-                Ok(inner)
+                Ok(Answer::Open(inner))
             } else {
-                Ok(Box::new(Rewound { early: parts.read_buf, inner }))
+                Ok(Answer::Open(Box::new(Rewound { early: parts.read_buf, inner })))
             }
         }
-        Err(upgraded) => Ok(Box::new(TokioIo::new(upgraded))),
+        Err(upgraded) => Ok(Answer::Open(Box::new(TokioIo::new(upgraded)))),
     }
 }
 

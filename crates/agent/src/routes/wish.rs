@@ -54,10 +54,12 @@ fn env(env: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Failur
 }
 
 fn secret(text: String) -> Result<SecretString, Failure> {
-    if (16..=256).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
+    let is_printable = text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
+    // It travels as a header's value, which ends with its last character that is no blank.
+    if (16..=256).contains(&text.len()) && is_printable && text.trim() == text {
         Ok(text.into())
     } else {
-        Err(Failure::invalid("secret: takes 16 to 256 printable ASCII characters without spaces"))
+        Err(Failure::invalid("secret: takes 16 to 256 printable ASCII characters, no blank first or last"))
     }
 }
 

@@ -3,7 +3,14 @@
 //! [`Worker`] is what a control plane needs of a worker beyond [`Runtime`].
 
 mod address;
+mod calls;
+mod client;
+mod connect;
+mod dial;
+mod prepare;
 mod refusal;
+mod trust;
+mod wire;
 
 use std::time::Duration;
 
@@ -12,7 +19,8 @@ use clarateach_api::agent::{DrainBody, Revocations, SeatKeys, WorkerInfo};
 use clarateach_runtime::{Runtime, RuntimeError};
 use jiff::SignedDuration;
 
-pub use address::{Tls, WorkerAddress};
+pub use address::{ClientError, Tls, WorkerAddress};
+pub use client::WorkerClient;
 pub use refusal::{incompatible, is_incompatible, is_token_refused, token_refused};
 
 /// What a control plane needs of a worker.
