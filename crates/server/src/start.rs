@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
+use crate::app::clock::SystemClock;
 use crate::app::directory::Directory;
 use crate::app::runtimes::Runtimes;
 use crate::app::seal::Sealer;
@@ -127,6 +128,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         Verifier::new(installation.clone(), &keys),
     );
     let app = Arc::new(App {
+        clock: Arc::new(SystemClock),
         store,
         runtimes,
         gateway,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use clarateach_gateway::{Refusal, SeatDirectory, SeatRoute};
@@ -10,6 +10,7 @@ use clarateach_ids::{Generation, InstallationId, SeatKey, SessionId, WorkshopId}
 use clarateach_lifecycle::Wanted;
 use clarateach_seatproto::token::{Role, SeatClaims};
 use clarateach_store::{Store, StoreError};
+use tokio::time::Instant;
 
 use super::runtimes::Runtimes;
 use super::seal::Sealer;

@@ -1,6 +1,7 @@
 //! What the control plane does, without HTTP.
 
 pub mod access;
+pub mod clock;
 pub mod directory;
 pub mod error;
 pub mod events;
@@ -24,6 +25,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use clock::Clock;
 use directory::Directory;
 use reconcile::Progress;
 use runtimes::Runtimes;
@@ -35,6 +37,8 @@ use throttle::Throttle;
 pub struct App {
     /// The settings.
     pub config: Config,
+    /// What the reconciler decides by.
+    pub clock: Arc<dyn Clock>,
     /// What is wanted and who holds what.
     pub store: Arc<dyn Store>,
     /// What makes environments.

@@ -2,15 +2,18 @@
 //!
 //! Level-triggered: a pass looks at everything and remembers nothing that it could not find out again, so a server
 //! killed between any two lines continues where it was.
+//!
+//! Given a store, a clock and runtimes that are deterministic it is so too, on a current-thread runtime: whatever it goes
+//! through is ordered, and where it waits for several things they are asked in order. The simulation depends on that.
 
 pub mod plan;
 #[cfg(test)]
 mod plan_tests;
 mod progress;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clarateach_gateway::EndedWhy;
 use clarateach_ids::{SeatKey, WorkshopId};
@@ -21,6 +24,7 @@ use clarateach_runtime::{
 use clarateach_store::{SeatWrite, StoreError, WorkshopRecord, WorkshopWrite};
 use jiff::Timestamp;
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -39,8 +43,8 @@ const CALLS_AT_ONCE: usize = 32;
 /// Calls under way and what came of those that failed.
 #[derive(Default)]
 struct Desk {
-    in_flight: HashSet<SeatKey>,
-    failures: HashMap<WorkshopId, Failures>,
+    in_flight: BTreeSet<SeatKey>,
+    failures: BTreeMap<WorkshopId, Failures>,
 }
 
 /// The loop. One per store.
@@ -89,6 +93,7 @@ impl Reconciler {
             };
             metrics::histogram!("clarateach_reconcile_seconds").record(began.elapsed().as_secs_f64());
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 () = self.app.wake.notified() => {}
                 () = tokio::time::sleep(pause) => {}
@@ -105,13 +110,13 @@ impl Reconciler {
         let in_flight = lock(&self.desk).in_flight.clone();
         // Then what is there, then what is wanted: whatever was made for a wish that is gone by now shows as foreign
         // to every wish, and what was wished for in between is only looked at a moment later.
-        let mut seen: HashMap<RuntimeKind, Result<HashMap<WorkshopId, Vec<Environment>>, RuntimeError>> =
-            HashMap::new();
+        let mut seen: BTreeMap<RuntimeKind, Result<BTreeMap<WorkshopId, Vec<Environment>>, RuntimeError>> =
+            BTreeMap::new();
         for runtime in self.app.runtimes.all() {
             let observed = runtime.observe().await.map(by_workshop);
             seen.insert(runtime.kind(), observed);
         }
-        let now = Timestamp::now();
+        let now = self.app.clock.now();
         let mut pause = PERIOD;
         let workshops = self.app.store.workshops(None).await?;
         for (workshop, _) in &workshops {
@@ -194,7 +199,7 @@ impl Reconciler {
         workshop: &WorkshopRecord,
         runtime: &Arc<dyn Runtime>,
         environments: &[Environment],
-        in_flight: &HashSet<SeatKey>,
+        in_flight: &BTreeSet<SeatKey>,
         now: Timestamp,
     ) -> Result<Duration, StoreError> {
         let failures = lock(&self.desk).failures.remove(&workshop.id).unwrap_or_default();
@@ -358,8 +363,8 @@ impl Reconciler {
     }
 }
 
-fn by_workshop(environments: Vec<Environment>) -> HashMap<WorkshopId, Vec<Environment>> {
-    let mut map: HashMap<WorkshopId, Vec<Environment>> = HashMap::new();
+fn by_workshop(environments: Vec<Environment>) -> BTreeMap<WorkshopId, Vec<Environment>> {
+    let mut map: BTreeMap<WorkshopId, Vec<Environment>> = BTreeMap::new();
     for environment in environments {
         map.entry(environment.key.workshop.clone()).or_default().push(environment);
     }
@@ -371,6 +376,7 @@ async fn watch(runtime: Arc<dyn Runtime>, wake: Arc<Notify>, stop: CancellationT
     let mut since = Revision::default();
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             revision = runtime.watch(since) => {
                 since = revision;

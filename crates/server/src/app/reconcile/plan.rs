@@ -1,7 +1,7 @@
 //! Compares one workshop's wish with what its runtime shows and says what to do and what to write down. Pure: a test
 //! can read every decision.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use clarateach_ids::{Generation, SeatKey, SeatNumber};
 use clarateach_lifecycle::{
@@ -42,7 +42,7 @@ pub struct Sight<'a> {
     /// What the runtime shows of it.
     pub environments: &'a [Environment],
     /// Calls to the runtime that have not come back.
-    pub in_flight: &'a HashSet<SeatKey>,
+    pub in_flight: &'a BTreeSet<SeatKey>,
     /// Applies that were refused or failed since the last look.
     pub failures: &'a Failures,
     /// Whether the image is ready to be used; else why it can't be.
@@ -157,8 +157,7 @@ fn differs(write: &SeatWrite, seat: &SeatRecord) -> bool {
 fn run(sight: &Sight<'_>) -> Plan {
     let mut plan = Plan::default();
     let mut tally = SeatTally::default();
-    let environments: BTreeMap<SeatNumber, &Environment> =
-        sight.environments.iter().map(|environment| (environment.key.seat, environment)).collect();
+    let environments = newest(sight.environments);
     for (seat, held) in sight.seats {
         let decision =
             Seat { sight, seat, held: *held, environment: environments.get(&seat.key.seat).copied() }
@@ -183,6 +182,18 @@ fn run(sight: &Sight<'_>) -> Plan {
     tally.environments = u32::try_from(sight.environments.len()).unwrap_or(u32::MAX);
     settle(&mut plan, sight, tally);
     plan
+}
+
+/// Of each seat what was made last: a worker that was away may still show an older make of it.
+fn newest(environments: &[Environment]) -> BTreeMap<SeatNumber, &Environment> {
+    let mut newest: BTreeMap<SeatNumber, &Environment> = BTreeMap::new();
+    for environment in environments {
+        let known = newest.entry(environment.key.seat).or_insert(environment);
+        if environment.generation > known.generation {
+            *known = environment;
+        }
+    }
+    newest
 }
 
 fn settle(plan: &mut Plan, sight: &Sight<'_>, tally: SeatTally) {

@@ -1,6 +1,6 @@
 //! The plan against a world that fails at random: whatever happened, it converges, and never takes what it must not.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use clarateach_ids::{Generation, JoinCode, SeatKey, SeatNumber, UserId, WorkshopId};
 use clarateach_lifecycle::{SeatState, Wanted, WorkshopStatus};
@@ -74,7 +74,7 @@ impl World {
             workshop: &self.workshop,
             seats: &self.seats,
             environments: &environments,
-            in_flight: &HashSet::new(),
+            in_flight: &BTreeSet::new(),
             failures: &failures,
             image: self.image.clone(),
             now: self.now,
@@ -319,4 +319,29 @@ fn an_image_that_cannot_be_had_makes_the_workshop_an_error_that_says_so() {
     assert_eq!(world.workshop.status, WorkshopStatus::Error);
     assert_eq!(world.workshop.reason.as_ref().unwrap().0, "IMAGE_NOT_FOUND");
     assert!(world.environments.is_empty());
+}
+
+#[test]
+fn of_several_environments_of_a_seat_the_newest_is_its_own() {
+    let mut world = World::new();
+    world.seats.truncate(1);
+    world.seats[0].0.generation = Generation(2);
+    world.seats[0].0.state = SeatState::Ready;
+    world.workshop.seats = 1;
+    let seat = SeatNumber::new(1).unwrap();
+    let mut environments =
+        [1, 2].map(|generation| environment(seat, Generation(generation), EnvironmentState::Ready));
+    for _ in 0..2 {
+        let decided = plan(&Sight {
+            workshop: &world.workshop,
+            seats: &world.seats,
+            environments: &environments,
+            in_flight: &BTreeSet::new(),
+            failures: &Failures::new(),
+            image: ImageState::Ready,
+            now: world.now,
+        });
+        assert_eq!((decided.seats, decided.actions), (Vec::new(), Vec::new()));
+        environments.reverse();
+    }
 }
