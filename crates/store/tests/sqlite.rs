@@ -41,3 +41,10 @@ async fn the_story_in_memory() {
     story::run(&store).await;
     store.close().await;
 }
+
+#[tokio::test]
+async fn the_story_in_line() {
+    let store = SqliteStore::in_line().unwrap();
+    story::run(&store).await;
+    store.close().await;
+}

@@ -5,6 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rusqlite::Connection;
 use tokio::sync::broadcast;
 
 use super::connection::{Database, Role, in_memory};
@@ -124,15 +125,35 @@ impl SqliteStore {
     /// # Errors
     /// When there is no memory or no thread to be had.
     pub fn open_in_memory() -> Result<Self, OpenError> {
-        let path = PathBuf::from(":memory:");
-        let mut connection = in_memory().map_err(|error| refused(&path, error))?;
-        migrate(&mut connection).map_err(|source| OpenError::Migrate { path: path.clone(), source })?;
-        accounts::ensure_installation(&connection).map_err(|error| refused(&path, error))?;
+        let connection = empty_in_memory()?;
         let (wakes, _) = broadcast::channel(WAKES);
         let writer = Writer::start(None, connection, None, wakes.clone())
-            .map_err(|source| OpenError::Io { path, source })?;
+            .map_err(|source| OpenError::Io { path: PathBuf::from(MEMORY), source })?;
         Ok(Self { readers: None, writer, wakes })
     }
+
+    /// A database that is gone when it is dropped, without any thread: every call has done its work when it is first
+    /// polled, so that a run on one thread can be repeated. For simulations; it blocks whoever calls.
+    ///
+    /// # Errors
+    /// When there is no memory to be had.
+    pub fn in_line() -> Result<Self, OpenError> {
+        let connection = empty_in_memory()?;
+        let (wakes, _) = broadcast::channel(WAKES);
+        let writer = Writer::in_line(connection, wakes.clone());
+        Ok(Self { readers: None, writer, wakes })
+    }
+}
+
+/// How a database in memory is named in messages.
+const MEMORY: &str = ":memory:";
+
+fn empty_in_memory() -> Result<Connection, OpenError> {
+    let path = PathBuf::from(MEMORY);
+    let mut connection = in_memory().map_err(|error| refused(&path, error))?;
+    migrate(&mut connection).map_err(|source| OpenError::Migrate { path: path.clone(), source })?;
+    accounts::ensure_installation(&connection).map_err(|error| refused(&path, error))?;
+    Ok(connection)
 }
 
 /// One name for each file, however it is spelt, so that there is one lock for it.

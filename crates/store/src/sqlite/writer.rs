@@ -1,4 +1,4 @@
-//! The one thread that writes.
+//! The one thread that writes; or, for a simulation, nobody but whoever asks.
 //!
 //! It takes all work that waits and runs it in one transaction, so that a class that joins at once pays for a few waits
 //! for the disk and not for hundreds. Answers go out after the commit.
@@ -8,7 +8,7 @@
 //! them first, and again with a savepoint for each piece when one was refused half-way.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clarateach_ids::WorkshopId;
 use rusqlite::Connection;
@@ -93,6 +93,8 @@ enum Message {
 pub(super) struct Writer {
     queue: Option<mpsc::Sender<Message>>,
     thread: Option<std::thread::JoinHandle<()>>,
+    /// Without a thread: what is asked is done by who asks.
+    in_line: Option<Mutex<Loop>>,
 }
 
 impl Writer {
@@ -107,7 +109,14 @@ impl Writer {
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
             Loop { database, connection: Some(connection), lock, wakes, faulty: false }.run(messages);
         })?;
-        Ok(Self { queue: Some(queue), thread: Some(thread) })
+        Ok(Self { queue: Some(queue), thread: Some(thread), in_line: None })
+    }
+
+    /// No thread: each call does its own work before it comes back, so that what happens depends on nothing but the
+    /// order of the calls.
+    pub(super) fn in_line(connection: Connection, wakes: broadcast::Sender<WorkshopId>) -> Self {
+        let all = Loop { database: None, connection: Some(connection), lock: None, wakes, faulty: false };
+        Self { queue: None, thread: None, in_line: Some(Mutex::new(all)) }
     }
 
     /// Has `work` done in a transaction, and answers when it is on the disk.
@@ -118,6 +127,10 @@ impl Writer {
     {
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Ask { operation, work, outcome: None, reply });
+        if let Some(all) = &self.in_line {
+            all.lock().unwrap_or_else(PoisonError::into_inner).serve(vec![job]);
+            return answer.await.map_err(|_| gone(operation))?;
+        }
         let closed = || StoreError::Unavailable { message: "it has been closed".to_owned() };
         let queue = self.queue.as_ref().ok_or_else(closed)?;
         queue.send(Message::Work(job)).await.map_err(|_| closed())?;
@@ -126,6 +139,9 @@ impl Writer {
 
     /// Waits until all that was asked before is done and the file is let go of.
     pub(super) async fn close(&self) {
+        if let Some(all) = &self.in_line {
+            all.lock().unwrap_or_else(PoisonError::into_inner).disconnect();
+        }
         let (reply, done) = oneshot::channel();
         if let Some(queue) = &self.queue
             && queue.send(Message::Close(reply)).await.is_ok()
@@ -144,6 +160,7 @@ impl Drop for Writer {
     }
 }
 
+#[derive(Debug)]
 struct Loop {
     /// `None` in memory, where a lost connection can't be had again.
     database: Option<Arc<Database>>,
