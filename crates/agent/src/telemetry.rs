@@ -63,6 +63,14 @@ pub fn start_metrics() {
     metrics::describe_gauge!("clarateach_agent_resident_bytes", "The agent's own memory.");
     metrics::describe_gauge!("clarateach_agent_tunnels", "Tunnels that are open.");
     metrics::describe_gauge!("clarateach_agent_connected_sessions", "Learners with a stream open here.");
+    metrics::describe_gauge!(
+        "clarateach_gateway_streams",
+        "Requests and streams to seats under way, by kind."
+    );
+    metrics::describe_counter!(
+        "clarateach_gateway_bytes_total",
+        "Bytes of upgraded streams, by where they went to: client or seat."
+    );
     metrics::describe_counter!(
         "clarateach_agent_creates_total",
         "Creates by outcome: ok or the error's code."

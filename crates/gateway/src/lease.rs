@@ -47,6 +47,18 @@ pub(crate) enum Carries {
     Preview,
 }
 
+impl Carries {
+    /// The count of streams of this kind, over all sessions.
+    fn open_now(self) -> metrics::Gauge {
+        let kind = match self {
+            Self::Request => "request",
+            Self::Upgrade => "upgrade",
+            Self::Preview => "preview",
+        };
+        metrics::gauge!("clarateach_gateway_streams", "kind" => kind)
+    }
+}
+
 /// One session's lease on one seat.
 #[derive(Debug)]
 pub(crate) struct Lease {
@@ -203,6 +215,7 @@ impl Leases {
         if carries == Carries::Upgrade && lease.upgrades.fetch_add(1, Ordering::Relaxed) == 0 {
             self.changed();
         }
+        carries.open_now().increment(1.0);
         Ok(Stream { leases: self.clone(), lease: lease.clone(), carries, generation })
     }
 
@@ -322,6 +335,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        self.carries.open_now().decrement(1.0);
         self.lease.streams(self.carries).fetch_sub(1, Ordering::Relaxed);
         if self.carries == Carries::Upgrade && self.lease.upgrades.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.leases.changed();

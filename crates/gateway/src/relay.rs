@@ -38,11 +38,15 @@ struct Pipe {
     tracker: Option<FrameTracker>,
     unflushed: bool,
     source_ended: bool,
+    carried: metrics::Counter,
 }
 
 impl Pipe {
-    fn new(size: usize, tracker: Option<FrameTracker>) -> Self {
+    /// `to` names the direction for the count of bytes: `client` or `seat`.
+    fn new(size: usize, tracker: Option<FrameTracker>, to: &'static str) -> Self {
         Self {
+            // Looked up once a stream: counting is then one addition a write.
+            carried: metrics::counter!("clarateach_gateway_bytes_total", "to" => to),
             buffer: vec![0; size].into_boxed_slice(),
             filled: 0..0,
             tracker,
@@ -79,6 +83,7 @@ impl Pipe {
                     tracker.advance(&self.buffer[self.filled.start..self.filled.start + written]);
                 }
                 self.filled.start += written;
+                self.carried.increment(written as u64);
                 self.unflushed = true;
             }
             if self.source_ended || to_boundary && self.tracker.as_ref().is_none_or(|t| t.inside() == 0) {
@@ -128,8 +133,8 @@ pub(crate) async fn relay<C, S>(
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let frames = carried == Carried::Frames;
-    let mut down = Pipe::new(TO_CLIENT, frames.then(FrameTracker::default));
-    let mut up = Pipe::new(TO_SEAT, None);
+    let mut down = Pipe::new(TO_CLIENT, frames.then(FrameTracker::default), "client");
+    let mut up = Pipe::new(TO_SEAT, None, "seat");
     let stopped = {
         let both = carry(&mut client, &mut seat, &mut down, &mut up, frames, goodbye, &heard);
         tokio::select! {

@@ -1,5 +1,6 @@
 //! The settings, read once at start. Nothing else reads the environment.
 
+mod files;
 mod microvms;
 
 use std::fmt;
@@ -7,8 +8,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
+pub use self::files::with_files;
 pub use self::microvms::{MicroVms, QemuAccel, VmmChoice};
 
 /// A setting that can't be used.
@@ -28,6 +31,11 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("DATABASE_URL", "./clarateach.db", "SQLite database path"),
     ("STATE_DIR", "beside the database", "Directory for the server key and the runtimes' own records"),
     (
+        "NAME_FILE",
+        "-",
+        "File that holds NAME: of ADMIN_TOKEN, SCRAPE_TOKEN, SERVER_KEY, DATABASE_URL, WORKER_AGENTS",
+    ),
+    (
         "ADMIN_TOKEN",
         "-",
         "What an admin logs in with, at least 16 characters; without it only loopback is served",
@@ -40,7 +48,7 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
         "localhost on loopback",
         "Previews live on {id}.PREVIEW_DOMAIN, a domain with nothing else on it",
     ),
-    ("TRUSTED_PROXIES", "-", "Addresses of reverse proxies whose X-Forwarded-For is believed, by commas"),
+    ("TRUSTED_PROXIES", "-", "Addresses or networks of reverse proxies whose X-Forwarded-For is believed"),
     ("DEFAULT_IMAGE", "clarateach-workspace", "Image of workshops that name none"),
     ("MAX_SEATS", "500", "The most seats a workshop may have"),
     ("WORKSPACE_BIN", "beside the executable", "The static workspace binary that goes into every seat"),
@@ -73,7 +81,7 @@ pub struct Listen {
     /// `PREVIEW_DOMAIN`.
     pub preview_domain: Option<String>,
     /// `TRUSTED_PROXIES`.
-    pub trusted_proxies: Vec<IpAddr>,
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// Scheme and authority under which browsers reach the server.
@@ -325,13 +333,17 @@ fn preview_domain(text: &str) -> Result<String, ConfigError> {
     }
 }
 
-fn trusted_proxies(text: Option<String>) -> Result<Vec<IpAddr>, ConfigError> {
+fn trusted_proxies(text: Option<String>) -> Result<Vec<IpNet>, ConfigError> {
     text.unwrap_or_default()
         .split(',')
         .map(str::trim)
         .filter(|part| !part.is_empty())
         .map(|part| {
-            part.parse().map_err(|_| wrong("TRUSTED_PROXIES", part, "IP addresses separated by commas"))
+            let takes = "IP addresses or networks (10.0.0.0/8), separated by commas";
+            part.parse::<IpAddr>()
+                .map(IpNet::from)
+                .or_else(|_| part.parse())
+                .map_err(|_| wrong("TRUSTED_PROXIES", part, takes))
         })
         .collect()
 }
@@ -379,6 +391,7 @@ mod tests {
             ("PUBLIC_URL", "ftp://x"),
             ("PREVIEW_DOMAIN", "a b"),
             ("TRUSTED_PROXIES", "10.0.0.1,nonsense"),
+            ("TRUSTED_PROXIES", "10.0.0.0/40"),
             ("MAX_SEATS", "0"),
             ("DOCKER_HOST", "tcp://1.2.3.4:2375"),
             ("SIMULATED_RUNTIME", "yes"),

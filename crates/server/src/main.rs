@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clarateach_server::config::Config;
+use clarateach_server::config::{Config, with_files};
 use clarateach_server::{start, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
 }
 
 async fn run() -> Result<(), Box<dyn std::error::Error>> {
-    let config = Config::read(|name| std::env::var(name).ok())?;
+    let config = Config::read(with_files(|name| std::env::var(name).ok())?)?;
     telemetry::start_log(&config)?;
     telemetry::start_metrics();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::sync::OnceLock;
 
+use clarateach_runtime::Capacity;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
@@ -52,10 +53,29 @@ pub fn start_metrics() {
     metrics::describe_gauge!("clarateach_workshops", "Workshops there are.");
     metrics::describe_gauge!("clarateach_waiting", "Learners in line.");
     metrics::describe_gauge!("clarateach_connected_sessions", "Sessions with a stream open.");
+    metrics::describe_gauge!("clarateach_capacity", "Environments that fit, by runtime.");
+    metrics::describe_gauge!("clarateach_capacity_used", "Environments there are, by runtime.");
+    metrics::describe_gauge!("clarateach_uptime_seconds", "Since the server's start.");
+    metrics::describe_gauge!(
+        "clarateach_gateway_streams",
+        "Requests and streams to seats under way, by kind."
+    );
+    metrics::describe_counter!(
+        "clarateach_gateway_bytes_total",
+        "Bytes of upgraded streams, by where they went to: client or seat."
+    );
 }
 
 /// Sets the gauges to what is so now.
 pub async fn gauges(app: &App) {
+    metrics::gauge!("clarateach_uptime_seconds").set(app.started.elapsed().as_secs_f64());
+    for runtime in app.runtimes.all() {
+        // One that does not answer holds nothing that could be given out.
+        let capacity = runtime.capacity().await.unwrap_or(Capacity { total: 0, used: 0 });
+        let kind = runtime.kind().as_str();
+        metrics::gauge!("clarateach_capacity", "runtime" => kind).set(f64::from(capacity.total));
+        metrics::gauge!("clarateach_capacity_used", "runtime" => kind).set(f64::from(capacity.used));
+    }
     let Ok(workshops) = app.store.workshops(None).await else { return };
     let sum = |of: fn(&clarateach_store::WorkshopCounts) -> u32| {
         f64::from(workshops.iter().map(|(_, counts)| of(counts)).sum::<u32>())
