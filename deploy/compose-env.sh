@@ -36,7 +36,7 @@ PUBLIC_URL=$public_url
 # LISTEN=127.0.0.1:8080
 # TRUSTED_PROXIES=
 # PREVIEW_DOMAIN=
-# SERVER_IMAGE=clarateach-server
+# SERVER_IMAGE=clarateach-control-plane
 # POSTGRES_IMAGE=postgres:17-bookworm
 TXT
     mv .env.new .env
