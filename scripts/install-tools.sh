@@ -6,13 +6,14 @@
 #
 # A Rust toolchain and Node (20 or newer) have to be there; everything else comes from Debian's packages.
 set -euo pipefail
+cd "$(dirname "$0")/.."
 
 purpose=${1:-run}
 case $purpose in
 run) packages=(build-essential curl ca-certificates docker.io iptables mmdebstrap nftables git) ;;
 test)
     packages=(build-essential curl ca-certificates docker.io iptables mmdebstrap nftables git
-        acl attr busybox-static chromium e2fsprogs iproute2 iputils-ping lz4 procps python3 python3-venv qemu-system-x86 sqlite3 util-linux xz-utils zstd)
+        acl attr busybox-static chromium docker-compose e2fsprogs iproute2 iputils-ping lz4 procps python3 python3-venv python3-yaml qemu-system-x86 sqlite3 systemd util-linux xz-utils zstd)
     ;;
 *)
     echo "usage: install-tools.sh run|test" >&2
@@ -48,4 +49,14 @@ fi
 if [[ $purpose == test ]] && ! cargo nextest --version >/dev/null 2>&1; then
     echo "[+] Installing cargo-nextest"
     cargo install --quiet --locked cargo-nextest
+fi
+
+# Only promtool out of Debian's package: installing all of it would start a Prometheus here, on the agent's port.
+if [[ $purpose == test ]] && ! command -v promtool >/dev/null && [[ ! -x target/tools/promtool ]]; then
+    echo "[+] Unpacking promtool"
+    unpacked=$(mktemp -d)
+    trap 'rm -rf "$unpacked"' EXIT
+    (cd "$unpacked" && apt-get download -qq prometheus && dpkg-deb --extract prometheus_*.deb .)
+    mkdir -p target/tools
+    mv "$unpacked/usr/bin/promtool" target/tools/
 fi

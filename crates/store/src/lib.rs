@@ -7,6 +7,7 @@ mod error;
 mod fleet;
 mod model;
 pub mod sqlite;
+mod timed;
 
 use async_trait::async_trait;
 use clarateach_ids::{

@@ -44,6 +44,7 @@ pub use migrate::MigrateError;
 pub use open::OpenError;
 pub use url::{DatabaseUrl, ParseDatabaseUrlError};
 
+use crate::timed::timed;
 use failure::Outcome;
 use readers::Readers;
 use writer::{Write, Writer};
@@ -66,16 +67,19 @@ impl SqliteStore {
         T: Send + 'static,
         F: Fn(&Connection) -> Outcome<T> + Send + 'static,
     {
-        match &self.readers {
-            Some(readers) => {
-                // Files that were exchanged are opened by the writer first.
-                if !readers.still_there() {
-                    self.writer.ask(operation, |_| Ok(())).await?;
+        timed(operation, async {
+            match &self.readers {
+                Some(readers) => {
+                    // Files that were exchanged are opened by the writer first.
+                    if !readers.still_there() {
+                        self.writer.ask(operation, |_| Ok(())).await?;
+                    }
+                    readers.ask(operation, work).await
                 }
-                readers.ask(operation, work).await
+                None => self.writer.ask(operation, move |write| work(write.db)).await,
             }
-            None => self.writer.ask(operation, move |write| work(write.db)).await,
-        }
+        })
+        .await
     }
 
     async fn write<T, F>(&self, operation: &'static str, work: F) -> Result<T, StoreError>
@@ -83,7 +87,7 @@ impl SqliteStore {
         T: Send + 'static,
         F: Fn(&mut Write<'_>) -> Outcome<T> + Send + 'static,
     {
-        self.writer.ask(operation, work).await
+        timed(operation, self.writer.ask(operation, work)).await
     }
 }
 

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clarateach_gateway::EndedWhy;
-use clarateach_ids::{SeatKey, WorkshopId};
+use clarateach_ids::{Generation, SeatKey, WorkshopId};
 use clarateach_lifecycle::{SeatState, Wanted};
 use clarateach_runtime::{
     DesiredSeat, Egress, Environment, ImageRef, Reason, Revision, Runtime, RuntimeError, RuntimeKind,
@@ -43,6 +43,8 @@ const CALLS_AT_ONCE: usize = 32;
 /// Calls under way and what came of those that failed.
 #[derive(Default)]
 struct Desk {
+    /// Makes that were asked for and have not been seen ready, for the measurement.
+    begun: BTreeMap<SeatKey, (Generation, Instant)>,
     in_flight: BTreeSet<SeatKey>,
     failures: BTreeMap<WorkshopId, Failures>,
 }
@@ -220,6 +222,12 @@ impl Reconciler {
             .filter(|write| write.state != SeatState::Ready || write.next_generation != write.generation)
             .map(|write| SeatKey { workshop: workshop.id.clone(), seat: write.seat })
             .collect();
+        let ready: Vec<_> = decided
+            .seats
+            .iter()
+            .filter(|write| write.state == SeatState::Ready)
+            .map(|write| (SeatKey { workshop: workshop.id.clone(), seat: write.seat }, write.generation))
+            .collect();
         if decided.status.is_some() || !decided.seats.is_empty() {
             let rewritten =
                 decided.seats.iter().any(|write: &SeatWrite| write.next_generation != write.generation);
@@ -247,6 +255,7 @@ impl Reconciler {
         for key in lost {
             self.app.directory.forget(&key);
         }
+        self.measure_ready(ready);
         for action in decided.actions {
             match action {
                 Action::Apply(seat, generation) => {
@@ -268,6 +277,7 @@ impl Reconciler {
         if decided.purge {
             self.app.store.purge_workshop(&workshop.id, None).await?;
             self.app.directory.forget_workshop(&workshop.id);
+            lock(&self.desk).begun.retain(|key, _| key.workshop != workshop.id);
         }
         let until = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO);
         let mut pause = decided.look_again.map_or(PERIOD, until).max(Duration::from_millis(20));
@@ -281,7 +291,7 @@ impl Reconciler {
         &self,
         workshop: &WorkshopRecord,
         key: SeatKey,
-        generation: clarateach_ids::Generation,
+        generation: Generation,
     ) -> Result<DesiredSeat, Reason> {
         let unreadable = || {
             Reason::new(
@@ -306,6 +316,18 @@ impl Reconciler {
         })
     }
 
+    /// How long makes took from the first call until they were seen ready; those of another server's calls count nowhere.
+    fn measure_ready(&self, ready: Vec<(SeatKey, Generation)>) {
+        let mut desk = lock(&self.desk);
+        for (key, generation) in ready {
+            if let Some((begun, at)) = desk.begun.remove(&key)
+                && begun == generation
+            {
+                metrics::histogram!("clarateach_seat_ready_seconds").record(at.elapsed().as_secs_f64());
+            }
+        }
+    }
+
     fn begin(&self, key: &SeatKey) -> bool {
         lock(&self.desk).in_flight.insert(key.clone())
     }
@@ -313,6 +335,13 @@ impl Reconciler {
     fn apply(&self, runtime: &Arc<dyn Runtime>, desired: DesiredSeat) {
         if !self.begin(&desired.key) {
             return;
+        }
+        {
+            let mut desk = lock(&self.desk);
+            let begun = desk.begun.entry(desired.key.clone()).or_insert((desired.generation, Instant::now()));
+            if begun.0 != desired.generation {
+                *begun = (desired.generation, Instant::now());
+            }
         }
         let (runtime, desk, wake) = (Arc::clone(runtime), Arc::clone(&self.desk), Arc::clone(&self.app.wake));
         let (calls, app) = (Arc::clone(&self.calls), Arc::clone(&self.app));
@@ -343,7 +372,7 @@ impl Reconciler {
         });
     }
 
-    fn remove(&self, runtime: &Arc<dyn Runtime>, key: SeatKey, generation: clarateach_ids::Generation) {
+    fn remove(&self, runtime: &Arc<dyn Runtime>, key: SeatKey, generation: Generation) {
         if !self.begin(&key) {
             return;
         }
