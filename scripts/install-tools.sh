@@ -13,7 +13,7 @@ case $purpose in
 run) packages=(build-essential curl ca-certificates docker.io iptables mmdebstrap nftables git) ;;
 test)
     packages=(build-essential curl ca-certificates docker.io iptables mmdebstrap nftables git
-        acl attr busybox-static chromium docker-compose e2fsprogs iproute2 iputils-ping lz4 procps python3 python3-venv python3-yaml qemu-system-x86 sqlite3 systemd util-linux xz-utils zstd)
+        acl attr busybox-static chromium docker-compose e2fsprogs iproute2 iputils-ping lz4 postgresql procps python3 python3-venv python3-yaml qemu-system-x86 sqlite3 systemd util-linux xz-utils zstd)
     ;;
 *)
     echo "usage: install-tools.sh run|test" >&2

@@ -87,6 +87,7 @@ fn imports_point_downwards() {
 fn some_libraries_belong_to_one_crate() {
     const KEPT: &[(&str, &[&str])] = &[
         ("rusqlite", &["store"]),
+        ("tokio-postgres", &["store"]),
         ("bollard", &["runtime-docker", "rootfs"]),
         ("jsonwebtoken", &["seatproto", "server"]),
     ];

@@ -12,8 +12,8 @@ use clarateach_runtime_docker::{DockerConfig, DockerRuntime};
 use clarateach_runtime_process::{ProcessConfig, ProcessRuntime};
 use clarateach_runtime_simulated::{SimulatedConfig, SimulatedRuntime};
 use clarateach_seatproto::token::Verifier;
-use clarateach_store::sqlite::{DatabaseUrl, SqliteStore};
-use clarateach_store::{Store, StoreError};
+use clarateach_store::sqlite::SqliteStore;
+use clarateach_store::{DatabaseUrl, Store, StoreError};
 use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -161,6 +161,9 @@ fn database_path(config: &Config) -> Result<PathBuf, StartError> {
         Ok(DatabaseUrl::SqliteMemory) => Err(StartError::Database(
             "a server needs a file: what is in memory is gone at its end".to_owned(),
         )),
+        Ok(DatabaseUrl::Postgres(_)) => {
+            Err(StartError::Database("this server keeps its data in a file; give a path".to_owned()))
+        }
         Err(error) => Err(StartError::Database(error.to_string())),
     }
 }

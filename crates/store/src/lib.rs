@@ -1,13 +1,15 @@
-//! What is wanted and who holds what, kept in SQLite.
+//! What is wanted and who holds what, kept in SQLite or PostgreSQL.
 //!
-//! [`Store`] is the whole of it: each method is one transaction, and only this crate names SQL. The PostgreSQL half
-//! goes beside `sqlite/` and passes the same story of tests.
+//! [`Store`] is the whole of it: each method is one transaction, and only this crate names SQL. SQLite serves one server,
+//! PostgreSQL several that share the work; both halves pass the same story of tests.
 
 mod error;
 mod fleet;
 mod model;
+pub mod postgres;
 pub mod sqlite;
 mod timed;
+mod url;
 
 use async_trait::async_trait;
 use clarateach_ids::{
@@ -22,6 +24,7 @@ pub use model::{
     CodeHash, EventRecord, JoinDecision, JoinWish, KeyRecord, NewEvent, NewWorkshop, SeatRecord, SeatWrite,
     SessionRecord, TokenHash, UserRecord, WorkshopCounts, WorkshopRecord, WorkshopWrite,
 };
+pub use url::{DatabaseUrl, ParseDatabaseUrlError};
 
 /// The control plane's memory. Every method is atomic; every error leaves everything as it was.
 ///

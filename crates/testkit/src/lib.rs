@@ -5,6 +5,7 @@ pub mod dockerd;
 pub mod firecracker_double;
 pub mod guest_kernel;
 pub mod leaks;
+pub mod postgres;
 pub mod seat_binary;
 mod skip;
 mod wait;

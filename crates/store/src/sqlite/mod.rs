@@ -20,7 +20,6 @@ mod readers;
 mod rows;
 mod seats;
 mod sessions;
-mod url;
 mod workers;
 mod workshops;
 mod writer;
@@ -42,7 +41,6 @@ use crate::{
 
 pub use migrate::MigrateError;
 pub use open::OpenError;
-pub use url::{DatabaseUrl, ParseDatabaseUrlError};
 
 use crate::timed::timed;
 use failure::Outcome;

@@ -12,7 +12,6 @@ use super::connection::{Database, Role, in_memory};
 use super::lock::{FileLock, LockError, lock_path};
 use super::migrate::{MigrateError, migrate};
 use super::readers::Readers;
-use super::url::DatabaseUrl;
 use super::writer::Writer;
 use super::{SqliteStore, WAKES, accounts};
 
@@ -85,17 +84,6 @@ pub enum OpenError {
 }
 
 impl SqliteStore {
-    /// Opens the database that `url` names.
-    ///
-    /// # Errors
-    /// See [`OpenError`].
-    pub fn open_url(url: &DatabaseUrl) -> Result<Self, OpenError> {
-        match url {
-            DatabaseUrl::SqliteFile(path) => Self::open(path),
-            DatabaseUrl::SqliteMemory => Self::open_in_memory(),
-        }
-    }
-
     /// Opens the database in `path`, makes it when it is not there (mode 0600) and brings it up to date. Beside it lies
     /// `<path>.lock`, by which a second server is refused; it stays.
     ///

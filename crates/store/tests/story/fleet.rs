@@ -126,7 +126,7 @@ pub(crate) async fn a_seat_is_placed_once(store: &dyn Store) {
     // Somebody was quicker: theirs stands.
     assert_eq!(store.place(None, placement(&record.id, 1, 1, "w2")).await.unwrap(), first);
     assert_eq!(store.place(None, first.clone()).await.unwrap(), first);
-    assert_eq!(store.placements(Some(&record.id)).await.unwrap(), [first.clone()]);
+    assert_eq!(store.placements(Some(&record.id)).await.unwrap(), std::slice::from_ref(&first));
 
     refused(store.place(None, placement(&record.id, 1, 2, "w2")).await);
     refused(store.place(None, placement(&record.id, 2, 1, "nobody")).await);
