@@ -72,7 +72,7 @@ impl PostgresStore {
         let ear = timeout(CONNECT, Ear::open(&url.config, &tls)).await.map_err(late)?.map_err(refused)?;
 
         let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = Manager::from_config(url.config.clone(), tls.clone(), manager);
+        let manager = Manager::from_config((*url.config).clone(), tls.clone(), manager);
         let pool = Pool::builder(manager)
             .max_size(CONNECTIONS)
             .runtime(Runtime::Tokio1)
@@ -84,7 +84,7 @@ impl PostgresStore {
         let (wakes, _) = broadcast::channel(WAKES);
         let origin = WorkshopId::random().as_str().to_owned();
         let database = Arc::new(Database::new(pool, wakes.clone(), origin));
-        let listening = tokio::spawn(listen(Arc::clone(&database), url.config.clone(), tls, ear));
+        let listening = tokio::spawn(listen(Arc::clone(&database), (*url.config).clone(), tls, ear));
         Ok(Self { database, joining: Arc::new(Joining::default()), wakes, listening })
     }
 }

@@ -24,7 +24,7 @@ pub(super) enum Verify {
 /// A database on a PostgreSQL server. Its `Debug` and `Display` leave the password out.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PostgresUrl {
-    pub(super) config: Config,
+    pub(super) config: Box<Config>,
     pub(super) verify: Verify,
     /// PEM of authorities; `None`: those of the system.
     pub(super) root_certificates: Option<PathBuf>,
@@ -108,7 +108,7 @@ impl FromStr for PostgresUrl {
         }
         config.ssl_mode(ssl_mode);
         prepare(&mut config);
-        Ok(Self { config, verify, root_certificates })
+        Ok(Self { config: Box::new(config), verify, root_certificates })
     }
 }
 
