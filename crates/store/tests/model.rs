@@ -7,10 +7,13 @@ use std::collections::VecDeque;
 
 use clarateach_ids::{Generation, SeatKey};
 use clarateach_lifecycle::{EndReason, SeatState, SessionState, Wanted};
+use clarateach_store::postgres::PostgresStore;
 use clarateach_store::sqlite::SqliteStore;
 use clarateach_store::{
     CodeHash, JoinDecision, JoinWish, NewWorkshop, SeatWrite, SessionRecord, Store, WorkshopRecord,
 };
+use clarateach_testkit::postgres::PrivatePostgres;
+use clarateach_testkit::skip;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -320,24 +323,44 @@ async fn live(store: &dyn Store, steps: &[Step]) {
     purge(store, &workshop).await;
 }
 
+fn live_many_lives(store: &dyn Store, runtime: &tokio::runtime::Runtime, cases: u32) {
+    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
+    runner
+        .run(&steps(), |steps| {
+            runtime.block_on(live(store, &steps));
+            Ok(())
+        })
+        .unwrap();
+    runtime.block_on(store.close());
+}
+
+const TABLES: [&str; 5] = ["workshops", "seats", "sessions", "events", "event_counters"];
+
 #[test]
 fn a_workshop_lives_as_its_model() {
     // In memory where there is such a folder: what is tested here is not the disk.
     let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let path = folder.path().join("model.db");
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let store = SqliteStore::open(&path).unwrap();
-    let mut runner = TestRunner::new(Config { cases: 150, failure_persistence: None, ..Config::default() });
-    runner
-        .run(&steps(), |steps| {
-            runtime.block_on(live(&store, &steps));
-            Ok(())
-        })
-        .unwrap();
-    runtime.block_on(store.close());
+    live_many_lives(&SqliteStore::open(&path).unwrap(), &runtime, 150);
     let db = rusqlite::Connection::open(&path).unwrap();
-    for table in ["workshops", "seats", "sessions", "events", "event_counters"] {
+    for table in TABLES {
         let rows: i64 = db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap();
         assert_eq!(rows, 0, "{table}");
+    }
+}
+
+#[test]
+fn a_workshop_lives_as_its_model_in_postgresql() {
+    let postgres = match PrivatePostgres::start() {
+        Ok(postgres) => postgres,
+        Err(reason) => return skip("a_workshop_lives_as_its_model_in_postgresql", &reason),
+    };
+    let url = postgres.database("model").parse().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let store = runtime.block_on(PostgresStore::connect(&url)).unwrap();
+    live_many_lives(&store, &runtime, 40);
+    for table in TABLES {
+        assert_eq!(postgres.sql("model", &format!("SELECT count(*) FROM {table}")), "0", "{table}");
     }
 }

@@ -154,6 +154,22 @@ impl PrivatePostgres {
         command.spawn().expect("postgres starts")
     }
 
+    /// Has it offer TLS with a certificate and its key, both PEM.
+    ///
+    /// # Panics
+    /// When they can't be copied, or it does not start with them.
+    pub fn use_certificate(&mut self, certificate: &Path, key: &Path) {
+        for (from, to) in [(certificate, "server.crt"), (key, "server.key")] {
+            let to = self.data().join(to);
+            fs::copy(from, &to).expect("a copy");
+            fs::set_permissions(&to, fs::Permissions::from_mode(0o600)).expect("its mode");
+            give(&to).expect("its owner");
+        }
+        self.settings.push("ssl=on".to_owned());
+        self.stop();
+        self.resume();
+    }
+
     /// What it has written to its log.
     #[must_use]
     pub fn log(&self) -> String {

@@ -83,6 +83,13 @@ impl Joining {
             let (wishes, replies): (Vec<JoinWish>, Vec<_>) =
                 group.into_iter().map(|waiting| (waiting.wish, waiting.reply)).unzip();
             let answers = decide_all(&database, &wishes).await;
+            if let Some(Err(StoreError::Unavailable { message })) = answers.last() {
+                // Those who came meanwhile need not wait as long to hear the same.
+                let line = self.lines().get_mut(&code).map(std::mem::take);
+                for waiting in line.into_iter().flatten() {
+                    let _ = waiting.reply.send(Err(unavailable(message.as_str())));
+                }
+            }
             for (reply, answer) in replies.into_iter().zip(answers) {
                 // Whoever asked may have gone away; the work is done all the same.
                 let _ = reply.send(answer);

@@ -23,8 +23,8 @@ const CONNECTIONS: usize = 16;
 /// How long a call waits for one of them, and how long a new one may take.
 const WAIT: Duration = Duration::from_secs(8);
 const CONNECT: Duration = Duration::from_secs(5);
-/// How long all of opening may take; another replica may be migrating.
-const OPEN: Duration = Duration::from_secs(120);
+/// How long migrating may take, another replica's too.
+const MIGRATE: Duration = Duration::from_secs(120);
 
 /// Why a database can't be opened. Names it without its password.
 #[derive(Debug, thiserror::Error)]
@@ -65,11 +65,8 @@ impl PostgresStore {
     /// See [`OpenError`].
     pub async fn connect(url: &PostgresUrl) -> Result<Self, OpenError> {
         let tls = tls::connector(url).map_err(|source| OpenError::Tls { url: url.clone(), source })?;
-        let late =
-            |_| OpenError::Connect { url: url.clone(), story: "PostgreSQL does not answer".to_owned() };
-        timeout(OPEN, prepare(url, &tls)).await.map_err(late)??;
-        let refused = |error| refused(url, &error);
-        let ear = timeout(CONNECT, Ear::open(&url.config, &tls)).await.map_err(late)?.map_err(refused)?;
+        prepare(url, &tls).await?;
+        let ear = soon(url, CONNECT, Ear::open(&url.config, &tls)).await?;
 
         let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = Manager::from_config((*url.config).clone(), tls.clone(), manager);
@@ -91,10 +88,9 @@ impl PostgresStore {
 
 /// With a connection of its own.
 async fn prepare(url: &PostgresUrl, tls: &MakeRustlsConnect) -> Result<(), OpenError> {
-    let connecting = url.config.connect(tls.clone());
-    let (mut client, connection) = connecting.await.map_err(|error| refused(url, &error))?;
+    let (mut client, connection) = soon(url, CONNECT, url.config.connect(tls.clone())).await?;
     let driving = tokio::spawn(connection);
-    let migrated = migrate(&mut client).await;
+    let migrated = timeout(MIGRATE, migrate(&mut client)).await.map_err(|_| late(url))?;
     drop(client);
     // It ends by itself without its client.
     let _ = driving.await;
@@ -102,6 +98,18 @@ async fn prepare(url: &PostgresUrl, tls: &MakeRustlsConnect) -> Result<(), OpenE
         MigrateError::Sql(error) => refused(url, &error),
         source => OpenError::Migrate { url: url.clone(), source },
     })
+}
+
+async fn soon<T>(
+    url: &PostgresUrl,
+    patience: Duration,
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, OpenError> {
+    timeout(patience, work).await.map_err(|_| late(url))?.map_err(|error| refused(url, &error))
+}
+
+fn late(url: &PostgresUrl) -> OpenError {
+    OpenError::Connect { url: url.clone(), story: "PostgreSQL does not answer".to_owned() }
 }
 
 fn refused(url: &PostgresUrl, error: &tokio_postgres::Error) -> OpenError {

@@ -180,11 +180,11 @@ mod tests {
     #[test]
     fn urls_are_taken_as_libpq_takes_them() {
         for (text, shown) in [
-            ("postgres://me:pw@db/teach", "postgres://me@db/teach"),
+            ("postgres://me:pw@db/teach", "postgres://me@db:5432/teach"),
             ("postgresql://me:p%40w%2F@db:5433/teach?sslmode=verify-full", "postgres://me@db:5433/teach"),
             ("postgres://me@[::1]:5433/teach", "postgres://me@[::1]:5433/teach"),
             ("postgres://me:pw@a:1,b:2/teach", "postgres://me@a:1,b:2/teach"),
-            ("postgres://me@%2Frun%2Fpostgresql/teach", "postgres://me@/run/postgresql/teach"),
+            ("postgres://me@%2Frun%2Fpostgresql/teach", "postgres://me@/run/postgresql:5432/teach"),
             ("postgres:///teach?host=/run/postgresql&user=me", "postgres://me@/run/postgresql/teach"),
         ] {
             let url: PostgresUrl = text.parse().unwrap();

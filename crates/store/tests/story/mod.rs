@@ -30,6 +30,7 @@ pub(crate) async fn run(store: &dyn Store) {
     reconciling::renews_a_seat_when_its_session_ends(store).await;
     reconciling::tells_what_changed_and_nothing_else(store).await;
     reconciling::keeps_a_bounded_history(store).await;
+    reconciling::numbers_events_without_gaps(store).await;
     accounts::users(store).await;
     accounts::keys(store).await;
     fleet::workers_are_recorded_as_given(store).await;
