@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, Readiness};
 use crate::error::AgentError;
 use crate::host::{Host, MakeError};
+use crate::preemption;
 use crate::state::State;
 use crate::throttle::Throttle;
 use crate::wait::{Waited, until};
@@ -50,6 +51,8 @@ pub struct App {
     /// When the agent started.
     pub started: Instant,
     draining: AtomicBool,
+    /// Whether this host is about to be taken away. Not remembered: when it is back, it is over.
+    preempted: AtomicBool,
     /// Seats that a create is working on.
     creating: Mutex<HashSet<SeatKey>>,
     /// Moves on with every change; begins at a number that no earlier agent process has reached.
@@ -91,6 +94,7 @@ impl App {
             host,
             gateway,
             draining: AtomicBool::new(state.is_draining()),
+            preempted: AtomicBool::new(false),
             state,
             token,
             config,
@@ -104,13 +108,29 @@ impl App {
         });
         app.tasks.spawn(follow(app.host.runtime(), Arc::downgrade(&app), app.closing.clone()));
         app.tasks.spawn(sweep(Arc::downgrade(&app), app.closing.clone()));
+        if let Some(host) = app.config.metadata.clone() {
+            app.tasks.spawn(preemption::watch(host, Arc::downgrade(&app), app.closing.clone()));
+        }
         app
     }
 
     /// Whether new VMs are refused.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.draining.load(Ordering::Relaxed) || self.is_preempted()
+    }
+
+    /// Whether this host is about to be taken away.
+    #[must_use]
+    pub fn is_preempted(&self) -> bool {
+        self.preempted.load(Ordering::Relaxed)
+    }
+
+    /// Starts nothing any more: this host is about to be taken away.
+    pub(crate) fn preempt(&self) {
+        self.preempted.store(true, Ordering::Relaxed);
+        self.host.drain(true);
+        self.revision.send_modify(|revision| *revision += 1);
     }
 
     /// Refuses new VMs from now on, or no longer.
@@ -120,7 +140,7 @@ impl App {
     pub fn set_draining(&self, draining: bool) -> Result<(), AgentError> {
         self.state.set_draining(draining)?;
         self.draining.store(draining, Ordering::Relaxed);
-        self.host.drain(draining);
+        self.host.drain(self.is_draining());
         self.revision.send_modify(|revision| *revision += 1);
         Ok(())
     }
@@ -207,6 +227,10 @@ impl App {
     /// # Errors
     /// As [`Runtime::apply`]; `draining`.
     pub async fn apply(&self, wish: DesiredSeat) -> Result<(), AgentError> {
+        // What has ended here would not get far if it were started again.
+        if self.is_preempted() {
+            return Err(draining());
+        }
         if self.is_draining() && self.vm(&wish.key).await.is_err() {
             self.takes_new_vms()?;
         }

@@ -1,7 +1,7 @@
 //! What the API serves: this host's VMs, whatever makes them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -116,6 +116,9 @@ pub trait Host: Send + Sync + 'static {
     /// What is to be known of it now.
     async fn facts(&self) -> Facts;
 
+    /// Has every guest write its disk out and switch off; how many had not within `patience`. Their disks stay.
+    async fn shut_down(&self, patience: Duration) -> usize;
+
     /// Lets go of everything; VMs go on running.
     async fn close(&self);
 }
@@ -136,7 +139,7 @@ impl BareHost {
     /// The host of `runtime`'s seats.
     #[must_use]
     pub fn new(runtime: Arc<dyn Runtime>) -> Self {
-        Self { seats: Arc::new(Remembering { inner: runtime, secrets: Mutex::default() }) }
+        Self { seats: Arc::new(Remembering { inner: runtime, made: Mutex::default() }) }
     }
 }
 
@@ -151,7 +154,7 @@ impl Host for BareHost {
     }
 
     fn secret(&self, key: &SeatKey) -> Option<(Generation, SecretString)> {
-        self.seats.secrets.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        self.seats.made().get(key).map(|made| (made.generation, made.secret.clone()))
     }
 
     async fn make(&self, wish: DesiredSeat, _: Option<Readiness>) -> Result<Environment, MakeError> {
@@ -169,8 +172,8 @@ impl Host for BareHost {
         }
     }
 
-    fn details(&self, _: &SeatKey) -> Option<Details> {
-        None
+    fn details(&self, key: &SeatKey) -> Option<Details> {
+        Some(self.seats.made().get(key)?.details.clone())
     }
 
     fn drain(&self, _: bool) {}
@@ -190,13 +193,30 @@ impl Host for BareHost {
         }
     }
 
+    async fn shut_down(&self, _: Duration) -> usize {
+        0
+    }
+
     async fn close(&self) {}
 }
 
-/// A runtime whose secrets are kept beside it.
+/// A runtime beside which it is kept what it was told.
 struct Remembering {
     inner: Arc<dyn Runtime>,
-    secrets: Mutex<HashMap<SeatKey, (Generation, SecretString)>>,
+    made: Mutex<HashMap<SeatKey, Made>>,
+}
+
+/// What a seat was made with.
+struct Made {
+    generation: Generation,
+    secret: SecretString,
+    details: Details,
+}
+
+impl Remembering {
+    fn made(&self) -> MutexGuard<'_, HashMap<SeatKey, Made>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[async_trait]
@@ -214,13 +234,26 @@ impl Runtime for Remembering {
         self.inner.prepare(image, progress).await
     }
     async fn apply(&self, desired: DesiredSeat) -> Result<(), RuntimeError> {
-        let (key, generation) = (desired.key.clone(), desired.generation);
+        let (key, generation, not_after) = (desired.key.clone(), desired.generation, desired.not_after);
+        let details = Details {
+            image: desired.image.clone(),
+            vcpus: desired.vcpus,
+            memory_mb: desired.memory_mb,
+            disk_mb: desired.disk_mb,
+            created_at: Timestamp::now(),
+            not_after,
+        };
         let secret = desired.secret.clone();
         self.inner.apply(desired).await?;
-        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
-        // The same make again keeps the secret it was made with.
-        if secrets.get(&key).is_none_or(|(made, _)| *made < generation) {
-            secrets.insert(key, (generation, secret));
+        let mut all = self.made();
+        match all.get_mut(&key) {
+            // The same make again keeps all that it was made with but its end.
+            Some(made) if made.generation >= generation => {
+                if made.generation == generation {
+                    made.details.not_after = not_after;
+                }
+            }
+            _ => drop(all.insert(key, Made { generation, secret, details })),
         }
         Ok(())
     }
@@ -232,9 +265,9 @@ impl Runtime for Remembering {
     }
     async fn remove(&self, key: &SeatKey, generation: Generation) -> Result<(), RuntimeError> {
         self.inner.remove(key, generation).await?;
-        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
-        if secrets.get(key).is_some_and(|(made, _)| *made <= generation) {
-            secrets.remove(key);
+        let mut all = self.made();
+        if all.get(key).is_some_and(|made| made.generation <= generation) {
+            all.remove(key);
         }
         Ok(())
     }

@@ -11,12 +11,15 @@ pub mod doctor;
 pub mod error;
 pub mod host;
 mod keys;
+mod metadata;
 mod microvms;
+mod preemption;
 pub mod routes;
 mod start;
 pub mod state;
 pub mod telemetry;
 pub mod throttle;
+pub mod tls;
 mod vmms;
 mod wait;
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use clarateach_api::agent::{BridgeView, ImageView, VmmView};
@@ -189,6 +190,10 @@ impl Host for MicroVms {
             images,
             kernel_version: self.kernel_version.clone(),
         }
+    }
+
+    async fn shut_down(&self, patience: Duration) -> usize {
+        self.runtime.shut_down(patience).await
     }
 
     async fn close(&self) {}

@@ -18,7 +18,8 @@ use crate::directory::Directory;
 use crate::error::AgentError;
 use crate::host::Host;
 use crate::state::{State, StateError};
-use crate::{keys, routes};
+use crate::tls::{Identity, TlsError};
+use crate::{keys, routes, tls};
 
 /// How long what was begun may take after the stop.
 const FINISH_WITHIN: Duration = Duration::from_secs(20);
@@ -40,6 +41,12 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// The certificate can't be shown.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+    /// TLS can't be set up.
+    #[error("TLS_CERT: {0}")]
+    Cryptography(#[from] rustls::Error),
     /// This host can't serve VMs.
     #[error("{0}")]
     Host(String),
@@ -102,6 +109,8 @@ pub async fn start(
         Some(pushed) => keys::verifier(&pushed).map_err(StartError::Keys)?,
         None => keys::nobody(InstallationId::random()),
     };
+    let identity = config.listen.tls.as_ref().map(Identity::read).transpose()?;
+    let served_over = identity.as_ref().map(Identity::server_config).transpose()?;
     let directory = Arc::new(Directory::new(Arc::clone(&host)));
     let gateway = Gateway::new(gateway_config(&config.listen), directory, verifier);
     for revoked in state.revoked(Timestamp::now().as_second())? {
@@ -110,9 +119,20 @@ pub async fn start(
     }
     let app = App::new(host, gateway, state, token, worker_id, config);
     let stop = CancellationToken::new();
-    let serving =
-        tokio::spawn(clarateach_gateway::serve(listener, routes::router(Arc::clone(&app)), stop.clone()));
-    tracing::info!(%address, worker = %app.worker_id, draining = app.is_draining(), "Agent runs on http://localhost:{}", address.port());
+    let router = routes::router(Arc::clone(&app));
+    let scheme = if served_over.is_some() { "https" } else { "http" };
+    let serving = match served_over {
+        None => tokio::spawn(clarateach_gateway::serve(listener, router, stop.clone())),
+        Some(config) => tokio::spawn(clarateach_gateway::serve_tls(listener, router, config, stop.clone())),
+    };
+    if let Some(identity) = identity {
+        let (_, until) = identity.validity();
+        if until <= Timestamp::now() {
+            tracing::error!(%until, "the certificate in TLS_CERT has expired: no caller accepts it");
+        }
+        app.tasks.spawn(tls::follow(identity, app.closing.clone()));
+    }
+    tracing::info!(%address, worker = %app.worker_id, draining = app.is_draining(), "Agent runs on {scheme}://localhost:{}", address.port());
     Ok(Running { address, app, serving, stop })
 }
 

@@ -65,6 +65,10 @@ impl Ending {
         Self::new(CLOSE_SEAT_LOST, "the seat went away; connect again")
     }
 
+    pub(crate) fn seat_taken(sentence: &str) -> Self {
+        Self::new(CLOSE_SEAT_LOST, sentence)
+    }
+
     pub(crate) fn restart() -> Self {
         Self::new(CLOSE_RESTART, "the server restarts; connect again")
     }

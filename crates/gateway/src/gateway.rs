@@ -120,6 +120,13 @@ impl Gateway {
         self.leases.changes()
     }
 
+    /// Closes every stream, WebSockets with [`crate::CLOSE_SEAT_LOST`] and this sentence of at most 123 bytes: the seats
+    /// behind this gateway are about to go away. Whoever comes back is let in while they last.
+    pub fn seats_leave(&self, sentence: &str) {
+        self.leases.lose(sentence);
+        self.carrier.upstreams.clear();
+    }
+
     /// Closes every stream, WebSockets with [`crate::CLOSE_RESTART`], and takes no more. Returns when all of them are
     /// closed, or a few seconds later.
     pub async fn shutdown(&self) {

@@ -258,6 +258,13 @@ impl Leases {
         }
     }
 
+    /// Ends every stream in these words; whoever comes back is let in.
+    pub(crate) fn lose(&self, sentence: &str) {
+        for (_, lease) in self.table().leases.drain() {
+            lease.terms.send_modify(|terms| terms.ended = Some(Ending::seat_taken(sentence)));
+        }
+    }
+
     /// Ends every stream and takes no more.
     pub(crate) fn close(&self) {
         let mut table = self.table();

@@ -39,5 +39,5 @@ pub use gateway::Gateway;
 pub use lease::Presence;
 pub use previews::own_origin::previews_first;
 pub use refusal::Refusal;
-pub use serve::{listen, serve};
+pub use serve::{listen, serve, serve_tls};
 pub use tune::tune_stream;

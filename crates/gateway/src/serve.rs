@@ -3,14 +3,19 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, Request};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -44,6 +49,20 @@ pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Serves `router` on `listener` until `stop`, then lets requests under way finish.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+    accept(listener, router, None, stop).await;
+}
+
+/// As [`serve`], over TLS.
+pub async fn serve_tls(
+    listener: TcpListener,
+    router: Router,
+    config: Arc<ServerConfig>,
+    stop: CancellationToken,
+) {
+    accept(listener, router, Some(TlsAcceptor::from(config)), stop).await;
+}
+
+async fn accept(listener: TcpListener, router: Router, tls: Option<TlsAcceptor>, stop: CancellationToken) {
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -52,7 +71,19 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
         };
         match accepted {
             Ok((stream, peer)) => {
-                connections.spawn(connection(stream, peer, router.clone(), stop.clone()));
+                let (router, tls, stop) = (router.clone(), tls.clone(), stop.clone());
+                connections.spawn(async move {
+                    if let Err(error) = crate::tune::tune_stream(&stream) {
+                        tracing::debug!(%error, "the connection could not be tuned");
+                    }
+                    match tls {
+                        None => connection(stream, peer, router, stop).await,
+                        Some(tls) => match shake_hands(&tls, stream, &stop).await {
+                            Ok(stream) => connection(stream, peer, router, stop).await,
+                            Err(error) => tracing::debug!(%error, %peer, "a TLS handshake failed"),
+                        },
+                    }
+                });
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -67,10 +98,25 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
-    if let Err(error) = crate::tune::tune_stream(&stream) {
-        tracing::debug!(%error, "the connection could not be tuned");
+async fn shake_hands(
+    tls: &TlsAcceptor,
+    stream: TcpStream,
+    stop: &CancellationToken,
+) -> io::Result<TlsStream<TcpStream>> {
+    tokio::select! {
+        shaken = tokio::time::timeout(HEADERS_WITHIN, tls.accept(stream)) => {
+            shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+        }
+        () = stop.cancelled() => Err(io::Error::other("the server stops")),
     }
+}
+
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    peer: SocketAddr,
+    router: Router,
+    stop: CancellationToken,
+) {
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
         router.clone().oneshot(Request::from(request.map(axum::body::Body::new)))

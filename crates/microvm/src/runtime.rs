@@ -221,6 +221,34 @@ impl MicroVmRuntime {
         ask(&self.host, key, request);
     }
 
+    /// Has every guest that runs end its processes, write its disk out and switch off; how many had not within
+    /// `patience`. Their disks stay, and an apply of the same generation starts them again.
+    pub async fn shut_down(&self, patience: Duration) -> usize {
+        let board = &self.host.board;
+        let running = || board.all().into_iter().filter(|vm| vm.pid.is_some()).map(|vm| vm.key);
+        let ended = async {
+            let answers: Vec<_> = running()
+                .map(|key| {
+                    let (reply, answer) = oneshot::channel();
+                    self.ask(&key, Request::ShutDown { reply });
+                    answer
+                })
+                .collect();
+            for answer in answers {
+                // A seat whose task has ended meanwhile has nothing that runs.
+                let _ = answer.await;
+            }
+            let mut revision = Revision::default();
+            while running().next().is_some() {
+                revision = board.watch(revision).await;
+            }
+        };
+        match tokio::time::timeout(patience, ended).await {
+            Ok(()) => 0,
+            Err(_) => running().count(),
+        }
+    }
+
     /// All VMs, half-made and dead ones included.
     #[must_use]
     pub fn vms(&self) -> Vec<Vm> {

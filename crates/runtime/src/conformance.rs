@@ -18,7 +18,10 @@ use secrecy::ExposeSecret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::tunnel::SECRET_HEADER;
-use crate::{DesiredSeat, Egress, Environment, EnvironmentState, ImageRef, Runtime, RuntimeError, SeatPort};
+use crate::{
+    DesiredSeat, Egress, Environment, EnvironmentState, ImageRef, Runtime, RuntimeError, RuntimeKind,
+    SeatPort,
+};
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -465,6 +468,16 @@ pub async fn dialling_reaches_the_workspace_and_the_learner_s_listeners(harness:
     nothing_is_left(harness, &*runtime).await;
 }
 
+/// Whoever serves for a control plane that may be cut off shows when it will end an environment; others need not.
+fn assert_ends(runtime: &dyn Runtime, shown: &Environment, told: Option<Timestamp>) {
+    let must_show =
+        matches!(runtime.kind(), RuntimeKind::Firecracker | RuntimeKind::Qemu | RuntimeKind::Simulated);
+    if must_show || shown.not_after.is_some() {
+        let second = |at: Option<Timestamp>| at.map(Timestamp::as_second);
+        assert_eq!(second(shown.not_after), second(told), "{shown:?}");
+    }
+}
+
 /// The runtime ends an environment at its time by itself; a later apply moves the time; a restart doesn't.
 pub async fn time_is_up_without_anybody_saying_so(harness: &dyn Harness) {
     let mut runtime = harness.open().await;
@@ -476,12 +489,19 @@ pub async fn time_is_up_without_anybody_saying_so(harness: &dyn Harness) {
 
     seat.not_after = Some(Timestamp::now() + Duration::from_secs(3600));
     runtime.apply(seat.clone()).await.expect("apply");
-    until_ready(&*runtime, &seat.key, 1).await;
+    let shown = until_ready(&*runtime, &seat.key, 1).await;
+    assert_ends(&*runtime, &shown, seat.not_after);
     let end = Timestamp::now() + Duration::from_secs(2);
     seat.not_after = Some(end);
     runtime.apply(seat.clone()).await.expect("apply");
+    if let Some(shown) = find(&*runtime, &seat.key).await {
+        assert_ends(&*runtime, &shown, seat.not_after);
+    }
     drop(runtime);
     runtime = harness.open().await;
+    if let Some(shown) = find(&*runtime, &seat.key).await {
+        assert_ends(&*runtime, &shown, seat.not_after);
+    }
     until(&*runtime, &seat.key, PATIENCE, |found| found.is_none()).await;
     assert!(Timestamp::now() >= end, "it was ended too early");
     // Nobody waits for this removal, so what the seat was the last to share may go a moment after it.

@@ -1,5 +1,6 @@
 //! The settings, read once at start. Nothing else reads the environment.
 
+mod metadata;
 mod network;
 mod parse;
 mod settings;
@@ -18,6 +19,8 @@ use parse::{Settings, wrong};
 pub use settings::SETTINGS;
 pub use token::{GOOD_TOKEN, Token, TokenError};
 
+use crate::tls::TlsFiles;
+
 /// Most ports that a Linux bridge takes (`BR_MAX_PORTS` in net/bridge/br_private.h, less one).
 pub const BRIDGE_PORTS: u32 = 1023;
 
@@ -30,6 +33,8 @@ pub struct Listen {
     pub public_url: Option<WebOrigin>,
     /// `CORS_ORIGINS`: the web UIs whose pages may call `/proxy`.
     pub cors_origins: Vec<WebOrigin>,
+    /// `TLS_CERT` and `TLS_KEY`; none serves plain HTTP.
+    pub tls: Option<TlsFiles>,
 }
 
 /// Who may do what.
@@ -148,6 +153,8 @@ pub struct Config {
     pub vmm: VmmSettings,
     /// `WORKER_ID`.
     pub worker_id: Option<WorkerId>,
+    /// `METADATA` and `GCE_METADATA_HOST`: whom to ask whether this instance is being preempted.
+    pub metadata: Option<String>,
     /// The log.
     pub log: Log,
 }
@@ -160,6 +167,7 @@ impl Config {
     pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let settings = Settings::new(&lookup);
         let subnet: Subnet = settings.parsed("BRIDGE_IP", network::TAKES)?.unwrap_or_default();
+        let token = Token::from_settings(&settings)?;
         Ok(Self {
             listen: Listen {
                 address: SocketAddr::new(
@@ -172,11 +180,10 @@ impl Config {
                     .parsed("PUBLIC_URL", "a URL without a path, such as https://worker-1.example.org")?,
                 cors_origins: settings
                     .list("CORS_ORIGINS", "origins such as https://class.example.org, separated by commas")?,
+                tls: tls(&settings)?,
             },
-            access: Access {
-                token: Token::from_settings(&settings)?,
-                metrics_token: settings.secret("METRICS_TOKEN")?,
-            },
+            metadata: metadata::from_settings(&settings, &token)?,
+            access: Access { token, metrics_token: settings.secret("METRICS_TOKEN")? },
             places: Places {
                 images: settings.directory("IMAGES_DIR", "/var/lib/clarateach/images")?,
                 sockets: settings.directory("SOCKET_DIR", "/tmp/clarateach")?,
@@ -195,6 +202,23 @@ impl Config {
                 filter: settings.get("RUST_LOG").unwrap_or_else(|| "info".to_owned()),
             },
         })
+    }
+}
+
+/// Both or neither.
+fn tls(settings: &Settings<'_>) -> Result<Option<TlsFiles>, ConfigError> {
+    let (certificate, key) = (settings.get("TLS_CERT"), settings.get("TLS_KEY"));
+    let missing = |variable, other| ConfigError {
+        variable,
+        problem: format!("it is not set and {other} is; TLS takes both, PEM files"),
+    };
+    match (certificate, key) {
+        (None, None) => Ok(None),
+        (Some(certificate), Some(key)) => {
+            Ok(Some(TlsFiles { certificate: certificate.into(), key: key.into() }))
+        }
+        (None, Some(_)) => Err(missing("TLS_CERT", "TLS_KEY")),
+        (Some(_), None) => Err(missing("TLS_KEY", "TLS_CERT")),
     }
 }
 

@@ -6,6 +6,12 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("BIND_ADDR", "0.0.0.0", "Address to listen on"),
     ("AGENT_TOKEN", "-", "Auth token (or via GCP metadata attribute agent-token); required"),
     ("AGENT_TOKEN_FILE", "-", "File that holds the token, instead of AGENT_TOKEN"),
+    (
+        "TLS_CERT",
+        "-",
+        "PEM file: certificate to serve TLS with, read again when it changes; plain HTTP without",
+    ),
+    ("TLS_KEY", "-", "PEM file: its key"),
     ("METRICS_TOKEN", "-", "Bearer token that opens /metrics and nothing else"),
     ("IMAGES_DIR", "/var/lib/clarateach/images", "Kernel/rootfs directory"),
     ("SOCKET_DIR", "/tmp/clarateach", "VMM socket directory"),
@@ -29,7 +35,8 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("PUBLIC_URL", "-", "TLS address under which learners' browsers reach /proxy directly"),
     ("CORS_ORIGINS", "-", "Origins of the web UIs whose pages may call /proxy, by commas"),
     ("WORKER_ID", "made, in STATE_DIR", "Name of this worker"),
-    ("GCE_METADATA_HOST", "metadata.google.internal", "Where GCP metadata is asked for the token"),
+    ("METADATA", "auto", "auto, on or off: follow GCP's notice that this instance is being preempted"),
+    ("GCE_METADATA_HOST", "metadata.google.internal", "Where GCP metadata is asked for token and notice"),
     ("LOG_FORMAT", "text", "text or json"),
     ("RUST_LOG", "info", "Log filter"),
 ];

@@ -53,6 +53,7 @@ fn wrong_values_are_refused_with_the_variables_name() {
         ("CORS_ORIGINS", "https://a.example,*"),
         ("WORKER_ID", "a b"),
         ("LOG_FORMAT", "xml"),
+        ("METADATA", "maybe"),
     ] {
         let error = read(&[(name, value)]).unwrap_err();
         assert_eq!(error.variable, name, "{name}={value}");
@@ -69,6 +70,29 @@ fn capacity_must_fit_the_network_and_the_bridge() {
     let narrow = ("BRIDGE_IP", "10.77.0.1/29");
     assert_eq!(read(&[narrow]).unwrap_err().variable, "CAPACITY");
     assert!(read(&[narrow, ("CAPACITY", "5")]).is_ok());
+}
+
+#[test]
+fn tls_takes_a_certificate_and_its_key() {
+    let (cert, key) = (("TLS_CERT", "/c.pem"), ("TLS_KEY", "/k.pem"));
+    assert!(read(&[]).unwrap().listen.tls.is_none());
+    assert!(read(&[cert, key]).unwrap().listen.tls.is_some());
+    assert_eq!(read(&[cert]).unwrap_err().variable, "TLS_KEY");
+    assert_eq!(read(&[key]).unwrap_err().variable, "TLS_CERT");
+}
+
+#[test]
+fn only_an_instance_follows_its_metadata() {
+    let (token, host) = (("AGENT_TOKEN", "hunter2"), ("GCE_METADATA_HOST", "127.0.0.1:1"));
+    let asks = |settings: &[(&str, &str)]| read(settings).unwrap().metadata;
+    assert_eq!(asks(&[token, host, ("METADATA", "on")]).as_deref(), Some("127.0.0.1:1"));
+    assert_eq!(
+        asks(&[host, ("METADATA", "auto")]).as_deref(),
+        Some("127.0.0.1:1"),
+        "the token comes from there"
+    );
+    assert_eq!(asks(&[host, ("METADATA", "off")]), None);
+    assert_eq!(asks(&[("METADATA", "on")]).as_deref(), Some("metadata.google.internal"));
 }
 
 #[test]

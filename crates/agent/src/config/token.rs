@@ -3,23 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use secrecy::SecretString;
-use tokio::net::TcpStream;
 
+use super::metadata::METADATA_HOST;
 use super::parse::{ConfigError, NOT_A_TOKEN, Settings, is_token};
+use crate::metadata;
 
 /// Shorter tokens, in bytes, can be guessed.
 pub const GOOD_TOKEN: usize = 16;
 /// Outside GCP nobody answers at all.
 const METADATA_WITHIN: Duration = Duration::from_secs(3);
-/// Source: Compute Engine, "View and query VM metadata".
-const METADATA_HOST: &str = "metadata.google.internal";
-const ATTRIBUTE: &str = "/computeMetadata/v1/instance/attributes/agent-token";
+const ATTRIBUTE: &str = "instance/attributes/agent-token";
 
 /// Where the token comes from.
 #[derive(Debug, Clone)]
@@ -107,31 +101,8 @@ fn read(path: &Path) -> Result<SecretString, TokenError> {
 }
 
 async fn attribute(host: &str) -> Result<SecretString, String> {
-    let address = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
-    let failed = |error: &dyn std::fmt::Display| format!("{host}: {error}");
-    let stream = TcpStream::connect(&address).await.map_err(|error| failed(&error))?;
-    let (mut sender, connection) =
-        http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
-    let connection = tokio::spawn(connection);
-    let request = Request::get(ATTRIBUTE)
-        .header(header::HOST, host)
-        .header("metadata-flavor", "Google")
-        .body(Empty::new())
-        .map_err(|error| failed(&error))?;
-    let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
-    // Whoever does not say this is not the metadata server.
-    let genuine = response.headers().get("metadata-flavor").is_some_and(|flavor| flavor == "Google");
-    let outcome = match response.status() {
-        _ if !genuine => Err(format!("{host} is not a GCP metadata server")),
-        StatusCode::OK => match Limited::new(response.into_body(), 4096).collect().await {
-            Ok(body) => Ok(String::from_utf8_lossy(&body.to_bytes()).trim().to_owned().into()),
-            Err(error) => Err(failed(&error)),
-        },
-        StatusCode::NOT_FOUND => Err("this instance has no such attribute".to_owned()),
-        status => Err(format!("{host} answered {status}")),
-    };
-    connection.abort();
-    outcome
+    let value = metadata::get(host, ATTRIBUTE).await?;
+    Ok(value.ok_or("this instance has no such attribute")?.text.into())
 }
 
 #[cfg(test)]

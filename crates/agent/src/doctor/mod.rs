@@ -4,6 +4,7 @@ mod agent;
 mod guest;
 mod host;
 mod network;
+mod tls;
 mod vmm;
 
 use std::process::ExitCode;
@@ -74,6 +75,7 @@ pub async fn examine(config: Result<Config, ConfigError>) -> Report {
     let mut checks = vec![Check::ok("settings", "every setting can be used")];
     checks.push(host::privileges());
     checks.push(agent::token(&config).await);
+    checks.push(tls::certificate(&config));
     checks.extend(vmm::checks(&config).await);
     checks.extend(guest::checks(&config).await);
     checks.extend(network::checks(&config).await);

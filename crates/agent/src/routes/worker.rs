@@ -42,7 +42,7 @@ pub(super) async fn info(State(app): State<Arc<App>>) -> Result<Json<WorkerInfo>
         images: facts.images,
         kernel_version: facts.kernel_version,
         draining: app.is_draining(),
-        preempted: false,
+        preempted: app.is_preempted(),
         public_url: app.config.listen.public_url.as_ref().map(ToString::to_string),
         uptime_seconds: app.started.elapsed().as_secs(),
         host: host(),

@@ -7,13 +7,14 @@ use std::time::Duration;
 use clarateach_ids::{Generation, SeatKey};
 use clarateach_runtime::{EnvironmentState, Reason, RuntimeError};
 use secrecy::ExposeSecret;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::life::{self, Begin, End};
 use super::{Adoption, Phase, Request, Wish};
 use crate::error::Fault;
+use crate::guest::control::Control;
 use crate::host::Host;
 use crate::journal::{Event, Record};
 
@@ -122,7 +123,24 @@ impl Seat {
                 let outcome = self.remove(generation).await;
                 let _ = reply.send(outcome);
             }
+            Request::ShutDown { reply } => self.shut_down(reply),
         }
+    }
+
+    /// Not waited for here: that the VMM ends is seen by whoever watches it.
+    fn shut_down(&self, reply: oneshot::Sender<()>) {
+        let (Some(record), Some(_)) = (&self.record, &self.running) else { return };
+        let (host, spec, key) = (Arc::clone(&self.host), record.spec.clone(), self.key.clone());
+        tokio::spawn(async move {
+            let asked = async {
+                let stream = host.vmm.control(&spec).await.map_err(|error| error.to_string())?;
+                Control::new(stream).shutdown().await.map_err(|error| error.to_string())
+            };
+            if let Err(why) = asked.await {
+                tracing::warn!(%key, why, "a guest could not be told to switch off");
+            }
+            let _ = reply.send(());
+        });
     }
 
     async fn adopt(&mut self, mut record: Record, adoption: Adoption) {

@@ -224,7 +224,7 @@ impl World {
 
     pub(crate) fn make(self: &Arc<Self>, desired: DesiredSeat) -> Result<(), RuntimeError> {
         let (key, generation) = (desired.key.clone(), desired.generation);
-        let life = {
+        let life = 'life: {
             let mut seats = lock(&self.seats);
             self.room_in(&seats, &key)?;
             // Somebody may have decided otherwise while this decision was written down.
@@ -241,7 +241,7 @@ impl World {
                     if let Some(seat) = seats.get_mut(&key) {
                         seat.desired.not_after = desired.not_after;
                     }
-                    return Ok(());
+                    break 'life None;
                 }
                 None => seats.get(&key).map_or(1, |older| older.life + 1),
             };
@@ -250,9 +250,10 @@ impl World {
             let state = EnvironmentState::Starting;
             let seat = Seat { desired, state, reason: None, disk, life, process: None, log };
             seats.insert(key.clone(), seat);
-            life
+            Some(life)
         };
         self.publish();
+        let Some(life) = life else { return Ok(()) };
         let (world, pause) = (self.clone(), self.draw(&self.config.start, &key, generation));
         tokio::spawn(async move {
             sleep(pause).await;

@@ -1,5 +1,9 @@
 //! A real agent over seats that are not real, on a port of its own.
 
+#![allow(dead_code, reason = "each test file uses a part")]
+
+pub(crate) mod raw;
+
 use std::sync::Arc;
 
 use clarateach_agent::config::Config;
