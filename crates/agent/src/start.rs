@@ -9,6 +9,7 @@ use clarateach_ids::InstallationId;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -130,7 +131,9 @@ pub async fn start(
         if until <= Timestamp::now() {
             tracing::error!(%until, "the certificate in TLS_CERT has expired: no caller accepts it");
         }
-        app.tasks.spawn(tls::follow(identity, app.closing.clone()));
+        // Listened for from here on: until then the signal would end the process.
+        let hangup = signal(SignalKind::hangup()).ok();
+        app.tasks.spawn(tls::follow(identity, hangup, app.closing.clone()));
     }
     tracing::info!(%address, worker = %app.worker_id, draining = app.is_draining(), "Agent runs on {scheme}://localhost:{}", address.port());
     Ok(Running { address, app, serving, stop })

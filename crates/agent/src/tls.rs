@@ -13,13 +13,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
 /// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Where certificate and key are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,8 +80,20 @@ fn read(variable: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
     std::fs::read(path).map_err(|source| TlsError::File { variable, path: path.to_owned(), source })
 }
 
-fn find(files: &TlsFiles) -> Result<Found, TlsError> {
-    let (chain_pem, key_pem) = (read("TLS_CERT", &files.certificate)?, read("TLS_KEY", &files.key)?);
+/// Both files as they are now.
+struct Bytes {
+    chain: Vec<u8>,
+    key: Vec<u8>,
+    digest: [u8; 32],
+}
+
+fn bytes(files: &TlsFiles) -> Result<Bytes, TlsError> {
+    let (chain, key) = (read("TLS_CERT", &files.certificate)?, read("TLS_KEY", &files.key)?);
+    let digest = Sha256::new().chain_update(Sha256::digest(&chain)).chain_update(&key).finalize().into();
+    Ok(Bytes { chain, key, digest })
+}
+
+fn find(files: &TlsFiles, bytes: &Bytes) -> Result<Found, TlsError> {
     let bad = |variable, path: &Path, problem: String| TlsError::Content {
         variable,
         path: path.to_owned(),
@@ -89,7 +101,7 @@ fn find(files: &TlsFiles) -> Result<Found, TlsError> {
     };
     let bad_chain = |problem| bad("TLS_CERT", &files.certificate, problem);
     let bad_key = |problem| bad("TLS_KEY", &files.key, problem);
-    let chain = CertificateDer::pem_slice_iter(&chain_pem).collect::<Result<Vec<_>, _>>();
+    let chain = CertificateDer::pem_slice_iter(&bytes.chain).collect::<Result<Vec<_>, _>>();
     let chain = chain.map_err(|error| bad_chain(format!("it is not PEM: {error}")))?;
     let Some(own) = chain.first() else {
         return Err(bad_chain("there is no certificate in it; it takes PEM".to_owned()));
@@ -101,19 +113,18 @@ fn find(files: &TlsFiles) -> Result<Found, TlsError> {
         Timestamp::from_second(time.to_unix_duration().as_secs().try_into().unwrap_or(i64::MAX))
             .unwrap_or(Timestamp::MAX)
     };
-    let key = PrivateKeyDer::from_pem_slice(&key_pem)
+    let key = PrivateKeyDer::from_pem_slice(&bytes.key)
         .map_err(|_| bad_key("there is no private key in it; it takes PEM".to_owned()))?;
     let signer = aws_lc_rs::sign::any_supported_type(&key).map_err(|error| bad_key(error.to_string()))?;
     let certified = CertifiedKey::new(chain, signer);
     certified
         .keys_match()
         .map_err(|_| bad_key("it is not the key of the certificate in TLS_CERT".to_owned()))?;
-    let digest = Sha256::new().chain_update(&chain_pem).chain_update([0]).chain_update(&key_pem).finalize();
     Ok(Found {
         certified: Arc::new(certified),
         from: time(validity.not_before),
         until: time(validity.not_after),
-        digest: digest.into(),
+        digest: bytes.digest,
     })
 }
 
@@ -123,7 +134,7 @@ impl Identity {
     /// # Errors
     /// See [`TlsError`].
     pub fn read(files: &TlsFiles) -> Result<Arc<Self>, TlsError> {
-        Ok(Arc::new(Self { files: files.clone(), shown: RwLock::new(find(files)?) }))
+        Ok(Arc::new(Self { files: files.clone(), shown: RwLock::new(find(files, &bytes(files)?)?) }))
     }
 
     /// From when and until when the certificate that is shown holds.
@@ -139,11 +150,13 @@ impl Identity {
     /// # Errors
     /// See [`TlsError`]; then what was shown before still is.
     pub fn read_again(&self) -> Result<bool, TlsError> {
-        let found = find(&self.files)?;
-        let mut shown = self.shown.write().unwrap_or_else(PoisonError::into_inner);
-        let is_new = found.digest != shown.digest;
-        *shown = found;
-        Ok(is_new)
+        let bytes = bytes(&self.files)?;
+        if self.shown.read().unwrap_or_else(PoisonError::into_inner).digest == bytes.digest {
+            return Ok(false);
+        }
+        let found = find(&self.files, &bytes)?;
+        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = found;
+        Ok(true)
     }
 
     /// The settings of a listener that shows it.
@@ -166,18 +179,17 @@ impl ResolvesServerCert for Identity {
     }
 }
 
-/// Reads the files again when they change, and at SIGHUP.
-pub(crate) async fn follow(identity: Arc<Identity>, closing: CancellationToken) {
-    let mut hangup = signal(SignalKind::hangup()).ok();
+/// Reads the files again when they change, and whenever `hangup` comes.
+pub(crate) async fn follow(identity: Arc<Identity>, mut hangup: Option<Signal>, closing: CancellationToken) {
     let mut said = None;
     loop {
         let asked = tokio::select! {
             () = closing.cancelled() => return,
             () = tokio::time::sleep(LOOK) => false,
-            Some(()) = async { match &mut hangup { Some(hangup) => hangup.recv().await, None => std::future::pending().await } } => true,
+            () = next(&mut hangup) => true,
         };
-        let (again, look) = (Arc::clone(&identity), tokio::task::spawn_blocking);
-        match look(move || again.read_again()).await {
+        let again = Arc::clone(&identity);
+        match tokio::task::spawn_blocking(move || again.read_again()).await {
             Ok(Ok(is_new)) => {
                 said = None;
                 if is_new || asked {
@@ -195,5 +207,15 @@ pub(crate) async fn follow(identity: Arc<Identity>, closing: CancellationToken) 
             }
             Err(error) => tracing::error!(%error, "the TLS certificate could not be read again"),
         }
+    }
+}
+
+async fn next(signal: &mut Option<Signal>) {
+    let heard = match signal {
+        Some(signal) => signal.recv().await,
+        None => None,
+    };
+    if heard.is_none() {
+        std::future::pending().await
     }
 }

@@ -37,3 +37,44 @@ pub(super) fn certificate(config: &Config) -> Check {
         Check::ok("tls", format!("{file} is valid until {until}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Health;
+
+    fn health(days_from: i64, days_until: i64) -> Health {
+        let dir = tempfile::tempdir().unwrap();
+        let (certificate, key) = (dir.path().join("c"), dir.path().join("k"));
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let epoch = rcgen::date_time_ymd(1970, 1, 1);
+        let day = |days: i64| {
+            let seconds = Timestamp::now().as_second() + days * 24 * 3600;
+            epoch + std::time::Duration::from_secs(seconds.unsigned_abs())
+        };
+        (params.not_before, params.not_after) = (day(days_from), day(days_until));
+        std::fs::write(&certificate, params.self_signed(&pair).unwrap().pem()).unwrap();
+        std::fs::write(&key, pair.serialize_pem()).unwrap();
+        let config = Config::read(|name| match name {
+            "TLS_CERT" => Some(certificate.display().to_string()),
+            "TLS_KEY" => Some(key.display().to_string()),
+            _ => None,
+        });
+        let check = super::certificate(&config.unwrap());
+        assert_eq!(check.fix.is_none(), check.health == Health::Ok, "{check:?}");
+        check.health
+    }
+
+    #[test]
+    fn a_certificate_s_end_is_announced() {
+        assert_eq!(health(-10, 300), Health::Ok);
+        assert_eq!(health(-10, 10), Health::Warning);
+        assert_eq!(health(-10, -1), Health::Broken);
+        assert_eq!(health(1, 300), Health::Broken);
+        let none = Config::read(|_| None).unwrap();
+        assert_eq!(certificate(&none).health, Health::Ok);
+        let missing = Config::read(|name| name.starts_with("TLS_").then(|| "/nowhere".to_owned())).unwrap();
+        assert_eq!(certificate(&missing).health, Health::Broken);
+    }
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clarateach_agent::config::Config;
 use clarateach_agent::host::BareHost;
 use clarateach_agent::state::State;
-use clarateach_agent::{Running, listen, start};
+use clarateach_agent::{Running, StartError, listen, start};
 use clarateach_runtime_simulated::{SimulatedConfig, SimulatedRuntime, World};
 use clarateach_testkit::wait_for;
 use reqwest::{Method, RequestBuilder};
@@ -21,6 +21,8 @@ pub(crate) struct Agent {
     pub(crate) running: Option<Running>,
     pub(crate) world: Arc<World>,
     pub(crate) http: reqwest::Client,
+    pub(crate) over_tls: bool,
+    settings: Vec<(&'static str, String)>,
     dir: TempDir,
 }
 
@@ -63,11 +65,16 @@ impl Agent {
     }
 
     pub(crate) async fn with(config: SimulatedConfig) -> Self {
+        Self::set(config, Vec::new()).await
+    }
+
+    /// With more settings than the usual ones.
+    pub(crate) async fn set(config: SimulatedConfig, settings: Vec<(&'static str, String)>) -> Self {
         let world = World::new(config);
         let dir = tempfile::tempdir().unwrap();
-        let running = Some(run(&dir, &world).await);
+        let running = Some(run(&dir, &world, &settings).await.unwrap());
         let http = reqwest::Client::builder().timeout(Duration::from_secs(40)).no_proxy().build().unwrap();
-        Self { running, world, http, dir }
+        Self { running, world, http, over_tls: false, settings, dir }
     }
 
     /// Stops the agent and starts another on the same state and seats.
@@ -75,7 +82,7 @@ impl Agent {
         if let Some(running) = self.running.take() {
             running.stop().await;
         }
-        self.running = Some(run(&self.dir, &self.world).await);
+        self.running = Some(run(&self.dir, &self.world, &self.settings).await.unwrap());
     }
 
     pub(crate) fn running(&self) -> &Running {
@@ -87,7 +94,7 @@ impl Agent {
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.authority())
+        format!("{}://{}{path}", if self.over_tls { "https" } else { "http" }, self.authority())
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -123,7 +130,11 @@ impl Agent {
     }
 }
 
-async fn run(dir: &TempDir, world: &Arc<World>) -> Running {
+pub(crate) async fn run(
+    dir: &TempDir,
+    world: &Arc<World>,
+    more: &[(&'static str, String)],
+) -> Result<Running, StartError> {
     let settings = [
         ("PORT", "0"),
         ("BIND_ADDR", "127.0.0.1"),
@@ -132,13 +143,16 @@ async fn run(dir: &TempDir, world: &Arc<World>) -> Running {
         ("CORS_ORIGINS", UI),
         ("PUBLIC_URL", "https://worker.example"),
     ];
-    let config =
-        Config::read(|name| settings.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())).unwrap();
+    let setting = |name: &str| {
+        let usual = settings.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
+        more.iter().find(|(n, _)| *n == name).map(|(_, v)| v.clone()).or(usual)
+    };
+    let config = Config::read(setting).unwrap();
     let host = Arc::new(BareHost::new(Arc::new(SimulatedRuntime::on(world.clone()))));
     clarateach_agent::telemetry::start_metrics();
     let listener = listen(&config).await.unwrap();
     let state = State::open(dir.path()).unwrap();
-    start(config, TOKEN.to_owned().into(), listener, state, host).await.unwrap()
+    start(config, TOKEN.to_owned().into(), listener, state, host).await
 }
 
 pub(crate) async fn answer(request: RequestBuilder) -> Answer {

@@ -17,25 +17,25 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use crate::harness::{Agent, Answer, TOKEN, UI, answer};
 
 /// A control plane that signs.
-struct Signer {
+pub(crate) struct Signer {
     installation: InstallationId,
     id: KeyId,
     key: SigningKey,
 }
 
 impl Signer {
-    fn new(seed: u8) -> Self {
+    pub(crate) fn new(seed: u8) -> Self {
         let (installation, id) = (InstallationId::random(), KeyId::random());
         Self { installation, id, key: SigningKey::from_bytes(&[seed; 32]) }
     }
 
-    async fn push(&self, agent: &Agent) {
+    pub(crate) async fn push(&self, agent: &Agent) {
         let key = BASE64_STANDARD.encode(self.key.verifying_key().as_bytes());
         let keys = json!({"installation_id": self.installation, "keys": [{"id": self.id, "key": key}]});
         agent.put("/keys", keys).await.is(204);
     }
 
-    fn token(&self, seat: u32, session: &str) -> String {
+    pub(crate) fn token(&self, seat: u32, session: &str) -> String {
         self.token_of(seat, session, 1, 300)
     }
 

@@ -4,6 +4,7 @@
 //! and opening another on the same world is what a restart is. Times are drawn from a seed, so that a run can be
 //! repeated. What goes wrong is decided by the test, through the world.
 
+mod mortal;
 mod workspace;
 mod world;
 

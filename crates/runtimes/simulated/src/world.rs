@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{interval, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::mortal::Mortal;
 use crate::workspace::{self, Disk};
 
 const DEADLINE_TICK: Duration = Duration::from_millis(200);
@@ -340,6 +341,7 @@ impl World {
             });
         };
         let (near, far) = tokio::io::duplex(64 * 1024);
+        let near = Mortal::new(near, &process.dead);
         let secret = seat.desired.secret.clone();
         let (disk, dead, mut hung) = (seat.disk.clone(), process.dead.clone(), process.hung.subscribe());
         let serve = {

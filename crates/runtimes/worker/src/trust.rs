@@ -87,12 +87,13 @@ impl Pinned {
         let parsed =
             parse(certificate).map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
         let validity = parsed.tbs_certificate.validity;
-        let now = now.as_secs();
-        if now < validity.not_before.to_unix_duration().as_secs() {
-            return Err(CertificateError::NotValidYet.into());
+        let not_before = UnixTime::since_unix_epoch(validity.not_before.to_unix_duration());
+        let not_after = UnixTime::since_unix_epoch(validity.not_after.to_unix_duration());
+        if now < not_before {
+            return Err(CertificateError::NotValidYetContext { time: now, not_before }.into());
         }
-        if now > validity.not_after.to_unix_duration().as_secs() {
-            return Err(CertificateError::Expired.into());
+        if now > not_after {
+            return Err(CertificateError::ExpiredContext { time: now, not_after }.into());
         }
         Ok(())
     }

@@ -48,7 +48,7 @@ fn seat() -> DesiredSeat {
 async fn every_call(client: &WorkerClient) -> Vec<(&'static str, RuntimeError)> {
     let image = ImageRef("anything".to_owned());
     let keys = SeatKeys { installation_id: "i1".parse().unwrap(), keys: Vec::new() };
-    let gone = Revocations { sessions: Vec::new() };
+    let (gone, seat_key) = (Revocations { sessions: Vec::new() }, key());
     let (info, keys, revoke, drain, observe, capacity, apply, remove, dial, logs, resolve, prepare) = tokio::join!(
         client.info(),
         client.set_keys(&keys),
@@ -57,9 +57,9 @@ async fn every_call(client: &WorkerClient) -> Vec<(&'static str, RuntimeError)> 
         client.observe(),
         client.capacity(),
         client.apply(seat()),
-        client.remove(&key(), Generation(1)),
-        client.dial(&key(), SeatPort::Workspace),
-        client.logs(&key()),
+        client.remove(&seat_key, Generation(1)),
+        client.dial(&seat_key, SeatPort::Workspace),
+        client.logs(&seat_key),
         client.resolve(&image),
         client.prepare(&image, Arc::new(|_| {})),
     );
