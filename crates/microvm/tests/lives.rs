@@ -135,6 +135,33 @@ async fn a_host_without_a_sound_kernel_or_image_makes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn guests_switch_off_before_their_host_does_and_keep_their_disks() {
+    let installation = Installation::new();
+    let runtime = installation.open().await;
+    assert_eq!(runtime.shut_down(PATIENCE).await, 0, "nothing runs");
+    for seat in 1..=3 {
+        create(&runtime, &installation, &key("w", seat)).await.unwrap();
+    }
+    installation.world.set(Faults { ignores_shutdown: true, ..Faults::default() });
+    let began = std::time::Instant::now();
+    assert_eq!(runtime.shut_down(Duration::from_millis(300)).await, 3);
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    installation.world.set(Faults::default());
+    assert_eq!(runtime.shut_down(PATIENCE).await, 0);
+    for seat in 1..=3 {
+        let vm = in_state(&runtime, &key("w", seat), EnvironmentState::Stopped).await;
+        assert_eq!(vm.pid, None);
+    }
+    // Wanted again, it starts on its own disk.
+    runtime.apply(desired(&installation, &key("w", 1), 1)).await.unwrap();
+    until_ready(&runtime, &key("w", 1), 1).await;
+    for seat in 1..=3 {
+        runtime.remove(&key("w", seat), Generation(1)).await.unwrap();
+    }
+    nothing_left(&installation).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hung_vmm_blocks_nobody_and_is_removed_at_once() {
     let installation = Installation::new();
     let runtime = installation.open().await;

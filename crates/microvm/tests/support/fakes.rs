@@ -33,6 +33,8 @@ pub struct Faults {
     pub exit_at_once: bool,
     /// The guest never answers on its control channel.
     pub never_parks: bool,
+    /// The guest does not switch off when it is told to.
+    pub ignores_shutdown: bool,
     /// Snapshots can't be restored.
     pub refuse_restore: bool,
     /// Taps can't be made.
@@ -213,6 +215,10 @@ impl World {
     }
 
     fn answer(&self, instance: &str, request: GuestRequest) -> GuestReply {
+        if matches!(request, GuestRequest::Shutdown) && !self.faults().ignores_shutdown {
+            self.end(instance);
+            return GuestReply::Ok { state: GuestState::Ending };
+        }
         let mut guests = lock(&self.guests);
         let Some(guest) = guests.get_mut(instance) else {
             return GuestReply::Error { message: "it is gone".to_owned() };
