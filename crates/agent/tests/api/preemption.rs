@@ -81,9 +81,8 @@ async fn a_preempted_worker_drains_and_tells_its_learners() {
                       "secret": "0123456789abcdef"});
     agent.put("/vms/w/1", wish).await.refused(503, "draining");
     let close = loop {
-        match terminal.next().await.expect("a close frame").unwrap() {
-            Message::Close(frame) => break frame.expect("a code"),
-            _ => {}
+        if let Message::Close(frame) = terminal.next().await.expect("a close frame").unwrap() {
+            break frame.expect("a code");
         }
     };
     assert_eq!(u16::from(close.code), CLOSE_SEAT_LOST);

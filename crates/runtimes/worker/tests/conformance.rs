@@ -1,5 +1,7 @@
 //! A worker over HTTP against the rules for all runtimes: the real agent's router, TCP on loopback, simulated seats.
 
+#![allow(clippy::unwrap_used, reason = "a test fails with a panic")]
+
 mod support;
 
 use std::sync::Arc;

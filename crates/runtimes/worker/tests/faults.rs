@@ -2,6 +2,8 @@
 //!
 //! Time is tokio's own and stands still where a test says `start_paused`: a timeout comes as soon as nothing else can.
 
+#![allow(clippy::unwrap_used, reason = "a test fails with a panic")]
+
 mod support;
 
 use std::io::ErrorKind;

@@ -1,5 +1,7 @@
 //! Whom a client believes to be its worker.
 
+#![allow(clippy::unwrap_used, reason = "a test fails with a panic")]
+
 mod support;
 
 use std::sync::Arc;
