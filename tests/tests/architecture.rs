@@ -13,6 +13,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("ext4", &[]),
     ("store", &["ids", "lifecycle"]),
     ("runtime", &["ids", "seatproto"]),
+    ("gcp", &[]),
     ("rootfs", &["ext4"]),
     ("runtime-docker", &["ids", "runtime"]),
     ("runtime-process", &["ids", "runtime"]),
