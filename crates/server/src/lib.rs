@@ -4,6 +4,7 @@
 //! the parts together.
 
 pub mod app;
+pub mod cli;
 pub mod config;
 mod microvms;
 pub mod routes;

@@ -3,14 +3,20 @@
 use std::process::ExitCode;
 
 use clarateach_server::config::{Config, with_files};
-use clarateach_server::{start, telemetry};
+use clarateach_server::{cli, start, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
+    let database_url = || with_files(|name| std::env::var(name).ok()).map(|get| get("DATABASE_URL"));
     match std::env::args().nth(1).as_deref() {
         None => {}
+        Some("migrate-database") => {
+            let moved = database_url().map_err(|error| error.to_string());
+            let moved = moved.and_then(|url| cli::migrate_database(std::env::args().skip(2), url));
+            return moved.map_or_else(|error| fail(&error), |text| say(&text));
+        }
         Some("--version" | "-V") => return say(&format!("server {}\n", env!("CARGO_PKG_VERSION"))),
-        Some("--help" | "-h") => return say(&Config::help()),
+        Some("--help" | "-h") => return say(&cli::help()),
         Some(other) => return fail(&format!("{other:?} is not an option; see server --help")),
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -9,6 +9,7 @@ mod model;
 pub mod postgres;
 pub mod sqlite;
 mod timed;
+pub mod transfer;
 mod url;
 
 use async_trait::async_trait;

@@ -42,6 +42,7 @@ use crate::{
 
 pub use migrate::MigrateError;
 pub use open::OpenError;
+pub(crate) use open::migrated_client;
 pub use tls::TlsError;
 pub use url::{ParsePostgresUrlError, PostgresUrl};
 

@@ -7,6 +7,7 @@ use clarateach_ids::WorkshopId;
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use tokio::sync::broadcast;
 use tokio::time::timeout;
+use tokio_postgres::Client;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::database::Database;
@@ -64,8 +65,8 @@ impl PostgresStore {
     /// # Errors
     /// See [`OpenError`].
     pub async fn connect(url: &PostgresUrl) -> Result<Self, OpenError> {
-        let tls = tls::connector(url).map_err(|source| OpenError::Tls { url: url.clone(), source })?;
-        prepare(url, &tls).await?;
+        let tls = connector(url)?;
+        drop(migrated_client(url).await?);
         let ear = soon(url, CONNECT, Ear::open(&url.config, &tls)).await?;
 
         let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
@@ -86,18 +87,21 @@ impl PostgresStore {
     }
 }
 
-/// With a connection of its own.
-async fn prepare(url: &PostgresUrl, tls: &MakeRustlsConnect) -> Result<(), OpenError> {
-    let (mut client, connection) = soon(url, CONNECT, url.config.connect(tls.clone())).await?;
-    let driving = tokio::spawn(connection);
+/// A connection of its own to a database that is up to date. It ends with the client.
+pub(crate) async fn migrated_client(url: &PostgresUrl) -> Result<Client, OpenError> {
+    let tls = connector(url)?;
+    let (mut client, connection) = soon(url, CONNECT, url.config.connect(tls)).await?;
+    tokio::spawn(connection);
     let migrated = timeout(MIGRATE, migrate(&mut client)).await.map_err(|_| late(url))?;
-    drop(client);
-    // It ends by itself without its client.
-    let _ = driving.await;
     migrated.map_err(|error| match error {
         MigrateError::Sql(error) => refused(url, &error),
         source => OpenError::Migrate { url: url.clone(), source },
-    })
+    })?;
+    Ok(client)
+}
+
+fn connector(url: &PostgresUrl) -> Result<MakeRustlsConnect, OpenError> {
+    tls::connector(url).map_err(|source| OpenError::Tls { url: url.clone(), source })
 }
 
 async fn soon<T>(

@@ -40,6 +40,7 @@ use crate::{
 };
 
 pub use migrate::MigrateError;
+pub(crate) use open::LockedFile;
 pub use open::OpenError;
 
 use crate::timed::timed;

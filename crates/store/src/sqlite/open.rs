@@ -26,6 +26,12 @@ pub enum OpenError {
         /// What is missing.
         directory: PathBuf,
     },
+    /// The file is not there, and is not to be made.
+    #[error("there is no database {path}", path = .path.display())]
+    NotThere {
+        /// The database.
+        path: PathBuf,
+    },
     /// The path is a directory, a device, …
     #[error("can't open the database {path}: it is not a regular file", path = .path.display())]
     NotAFile {
@@ -142,6 +148,29 @@ fn empty_in_memory() -> Result<Connection, OpenError> {
     migrate(&mut connection).map_err(|source| OpenError::Migrate { path: path.clone(), source })?;
     accounts::ensure_installation(&connection).map_err(|error| refused(&path, error))?;
     Ok(connection)
+}
+
+/// A database that is read outside of a store, locked as a server would lock it, so that there is none.
+#[derive(Debug)]
+pub(crate) struct LockedFile {
+    pub(crate) connection: Connection,
+    /// Dropped after the connection.
+    _lock: FileLock,
+}
+
+impl LockedFile {
+    /// Opens a database that must be there, and brings it up to date.
+    pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
+        if !path.exists() {
+            return Err(OpenError::NotThere { path: path.to_owned() });
+        }
+        let path = resolve(path)?;
+        let lock = FileLock::take(&path).map_err(|error| lock_refused(&path, error))?;
+        let database = Database::new(path.clone());
+        fill(&database)?;
+        let connection = database.open(Role::Writer).map_err(|error| refused(&path, error))?;
+        Ok(Self { connection, _lock: lock })
+    }
 }
 
 /// One name for each file, however it is spelt, so that there is one lock for it.
