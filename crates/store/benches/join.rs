@@ -1,6 +1,7 @@
 //! How many joins a second the store decides, each on the disk before it is answered.
 //!
 //! `cargo bench -p clarateach-store`; `CLARATEACH_BENCH_DIR` says on which filesystem (default: the build directory's).
+//! PostgreSQL is measured beside SQLite where it is installed, with its waits for the disk (`fsync=on`).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use clarateach_ids::{Generation, JoinCode, SeatNumber, SessionId, UserId, WorkshopId};
 use clarateach_lifecycle::{SeatState, Wanted, WorkshopStatus};
+use clarateach_store::postgres::PostgresStore;
 use clarateach_store::sqlite::SqliteStore;
 use clarateach_store::{CodeHash, JoinDecision, JoinWish, NewWorkshop, SeatWrite, Store, WorkshopWrite};
+use clarateach_testkit::postgres::PrivatePostgres;
 use jiff::Timestamp;
 
 const SEATS: u32 = 500;
@@ -85,7 +88,7 @@ fn wish(join_code: JoinCode, client_id: String) -> JoinWish {
     }
 }
 
-async fn measure(store: Arc<SqliteStore>, who: Who, concurrent: usize) {
+async fn measure(database: &str, store: Arc<dyn Store>, who: Who, concurrent: usize) {
     // Enough workshops for the run, made before it.
     let workshops = if who == Who::Newcomers { 40 * concurrent.min(8) } else { 1 };
     let mut codes = Vec::new();
@@ -137,7 +140,7 @@ async fn measure(store: Arc<SqliteStore>, who: Who, concurrent: usize) {
     #[allow(clippy::print_stdout)]
     {
         println!(
-            "{what}, {concurrent:3} at once: {:7.0} joins/s, p50 {:6.2} ms, p99 {:6.2} ms, {:4.0} µs of processor each ({} joins)",
+            "{database:10} {what}, {concurrent:3} at once: {:7.0} joins/s, p50 {:6.2} ms, p99 {:6.2} ms, {:4.0} µs of processor each ({} joins)",
             took.len() as f64 / seconds,
             at(50),
             at(99),
@@ -171,14 +174,62 @@ fn main() {
     let folder = std::env::var_os("CLARATEACH_BENCH_DIR").map(PathBuf::from);
     let folder = folder.unwrap_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")));
     let folder = tempfile::tempdir_in(folder).expect("a directory for the database");
+    // PostgreSQL does not run as root: its user must be able to come here.
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+    std::fs::set_permissions(folder.path(), open).expect("its mode");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let store = Arc::new(SqliteStore::open(&folder.path().join("bench.db")).expect("a store"));
-        for who in [Who::Newcomers, Who::Returning] {
-            for concurrent in [1, 64, 256] {
-                measure(Arc::clone(&store), who, concurrent).await;
+        let sqlite = SqliteStore::open(&folder.path().join("bench.db")).expect("a store");
+        all("SQLite", Arc::new(sqlite)).await;
+        match PrivatePostgres::start_in(folder.path(), &["fsync=on", "full_page_writes=on"]) {
+            Ok(server) => {
+                let url = server.database("bench").parse().expect("a URL");
+                let postgres = PostgresStore::connect(&url).await.expect("a store");
+                all("PostgreSQL", Arc::new(postgres)).await;
             }
+            Err(reason) => print(&format!("PostgreSQL is not measured: {reason}")),
         }
-        store.close().await;
     });
+}
+
+async fn all(database: &str, store: Arc<dyn Store>) {
+    for who in [Who::Newcomers, Who::Returning] {
+        for concurrent in [1, 64, 256, 500] {
+            measure(database, Arc::clone(&store), who, concurrent).await;
+        }
+    }
+    a_class(database, &*store).await;
+    store.close().await;
+}
+
+/// 500 learners who come at the same moment, to one workshop, ten times.
+async fn a_class(database: &str, store: &dyn Store) {
+    let (mut took, mut whole) = (Vec::new(), Vec::new());
+    for round in 0..10 {
+        let code = ready_workshop(store).await;
+        let began = Instant::now();
+        let joins = (0..SEATS).map(|n| async move {
+            let asked = Instant::now();
+            let decision = store.join(wish(code, format!("{round}-{n}"))).await.expect("a decision");
+            assert!(matches!(decision, JoinDecision::Seated { .. }), "{decision:?}");
+            asked.elapsed()
+        });
+        took.extend(futures_util::future::join_all(joins).await);
+        whole.push(began.elapsed());
+    }
+    took.sort_unstable();
+    whole.sort_unstable();
+    let ms = |of: &[Duration], percent: usize| of[(of.len() - 1) * percent / 100].as_secs_f64() * 1e3;
+    print(&format!(
+        "{database:10} a class of {SEATS} at one moment: all in {:.0} ms ({:.0} joins/s), p50 {:.1} ms, p99 {:.1} ms",
+        ms(&whole, 50),
+        f64::from(SEATS) * 1e3 / ms(&whole, 50),
+        ms(&took, 50),
+        ms(&took, 99),
+    ));
+}
+
+#[allow(clippy::print_stdout)]
+fn print(line: &str) {
+    println!("{line}");
 }

@@ -44,9 +44,17 @@ impl PrivatePostgres {
     /// # Errors
     /// Why this machine can't run one: for [`crate::skip`].
     pub fn start_with(settings: &[&str]) -> Result<Self, String> {
+        Self::start_in(&std::env::temp_dir(), settings)
+    }
+
+    /// [`PrivatePostgres::start_with`], with its data in a directory of its own within `parent`, which others may enter.
+    ///
+    /// # Errors
+    /// Why this machine can't run one: for [`crate::skip`].
+    pub fn start_in(parent: &Path, settings: &[&str]) -> Result<Self, String> {
         let programs = programs()?;
-        let directory =
-            tempfile::Builder::new().prefix("ctpg").tempdir().map_err(|error| error.to_string())?;
+        let directory = tempfile::Builder::new().prefix("ctpg").tempdir_in(parent);
+        let directory = directory.map_err(|error| error.to_string())?;
         let data = directory.path().join("data");
         copy(&template(&programs)?, &data)?;
         give(directory.path())?;
