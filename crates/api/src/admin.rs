@@ -140,6 +140,8 @@ pub struct AdminOverview {
     pub vms: u32,
     /// Workers there are.
     pub workers: u32,
+    /// Of these, those that answer and take seats.
+    pub usable_workers: u32,
     /// Runtimes of this server.
     pub runtimes: Vec<RuntimeView>,
 }
@@ -165,6 +167,8 @@ pub struct AdminVm {
     pub generation: Generation,
     /// Which runtime has it.
     pub runtime: String,
+    /// Which worker has it; none on this machine.
+    pub worker: Option<String>,
     /// `starting`, `ready`, `unresponsive`, `stopped`, `failed` or `removing`.
     pub status: String,
     /// Why.
@@ -184,9 +188,3 @@ pub struct AdminVmsBody {
     pub unknown: Vec<String>,
 }
 
-/// `{"workers":[…]}`: empty on a single machine.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct AdminWorkersBody {
-    /// Workers.
-    pub workers: Vec<serde_json::Value>,
-}

@@ -6,14 +6,16 @@
 mod admin;
 pub mod agent;
 mod error;
+mod fleet;
 mod session;
 mod workshop;
 
 pub use admin::{
-    AdminOverview, AdminOverviewBody, AdminVm, AdminVmsBody, AdminWorkersBody, CreateUser, CreatedUserBody,
+    AdminOverview, AdminOverviewBody, AdminVm, AdminVmsBody, CreateUser, CreatedUserBody,
     Health, LoginRequest, Readiness, ReadinessPart, RuntimeView, RuntimesBody, UserView, UsersBody, WhoAmI,
 };
 pub use error::{ErrorBody, ErrorCode, ErrorDetail};
+pub use fleet::{AddWorker, AdminWorkersBody, DrainWorker, WorkerBody, WorkerView};
 pub use session::{JoinRequest, Joined, SessionState, SessionView, WaitingInLine};
 pub use workshop::{
     CreateWorkshop, ExtendWorkshop, LockWorkshop, SeatCounts, SeatToken, SeatView, SeatsBody, WorkshopBody,

@@ -2,6 +2,7 @@
 
 mod files;
 mod microvms;
+mod workers;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -13,6 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 pub use self::files::with_files;
 pub use self::microvms::{MicroVms, QemuAccel, VmmChoice};
+pub use self::workers::{MAX_CAPACITY, PUBLIC_AUTHORITIES, WorkerAgent, WrongWorker};
 
 /// A setting that can't be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -65,7 +67,11 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("SNAPSHOTS", "on", "off: every microVM boots, none starts from a snapshot"),
     ("GCP_PROJECT", "-", "GCP project ID (not used on a single machine)"),
     ("GCP_ZONE", "us-central1-a", "GCP zone (not used on a single machine)"),
-    ("WORKER_AGENTS", "-", "JSON array of worker configs (distributed mode); not served by this version"),
+    (
+        "WORKER_AGENTS",
+        "-",
+        r#"JSON array of worker configs (distributed mode): [{"address":"HOST:9090","token":"…"}], see docs/distributed.md"#,
+    ),
     ("SIMULATED_RUNTIME", "off", "on: offers a runtime that makes nothing real, for load tests"),
     ("LOG_FORMAT", "text", "text or json"),
     ("RUST_LOG", "info", "Log filter"),
@@ -125,6 +131,8 @@ pub struct Seats {
     pub simulated: bool,
     /// MicroVMs on this machine.
     pub microvms: MicroVms,
+    /// `WORKER_AGENTS`.
+    pub workers: Vec<WorkerAgent>,
 }
 
 /// How the log reads.
@@ -195,12 +203,6 @@ impl Config {
                 ),
             });
         }
-        if get("WORKER_AGENTS").is_some() {
-            return Err(ConfigError {
-                variable: "WORKER_AGENTS",
-                problem: "this version serves seats on its own machine only; unset it".to_owned(),
-            });
-        }
         let max_seats = parsed(&get, "MAX_SEATS", "a whole number from 1 to 65535")?.unwrap_or(500);
         if !(1..=65_535).contains(&max_seats) {
             return Err(wrong("MAX_SEATS", &max_seats.to_string(), "a whole number from 1 to 65535"));
@@ -224,6 +226,7 @@ impl Config {
                 docker_host: docker_host(get("DOCKER_HOST"))?,
                 simulated: on_or_off(&get, "SIMULATED_RUNTIME")?,
                 microvms: MicroVms::read(&get)?,
+                workers: workers::read(get("WORKER_AGENTS"), |path| std::fs::read_to_string(path))?,
             },
             database_url: get("DATABASE_URL").unwrap_or_else(|| "./clarateach.db".to_owned()),
             state_dir: get("STATE_DIR").map(PathBuf::from),
@@ -396,7 +399,7 @@ mod tests {
             ("DOCKER_HOST", "tcp://1.2.3.4:2375"),
             ("SIMULATED_RUNTIME", "yes"),
             ("LOG_FORMAT", "xml"),
-            ("WORKER_AGENTS", "[]"),
+            ("WORKER_AGENTS", "[{}]"),
             ("ADMIN_TOKEN", "short"),
             ("SERVER_KEY", "short"),
         ] {
