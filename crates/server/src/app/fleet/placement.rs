@@ -20,7 +20,7 @@ pub struct Candidate {
     pub id: String,
     /// How many more seats it holds. What it has of this very seat does not count: that would be replaced.
     pub room: u32,
-    /// How many seats of this workshop it has, this one aside.
+    /// How many seats of this workshop it has.
     pub of_workshop: u32,
     /// Whether it has an older make of this seat, which may be what failed.
     pub had_it: bool,
@@ -29,12 +29,12 @@ pub struct Candidate {
 }
 
 /// The one that gets the seat: with the image, with room, with the fewest seats of the workshop (so that a lost worker
-/// hurts few of a class), then with the most room, then another one than before; the id decides between equals.
+/// hurts few of a class), then another one than before, then with the most room; the id decides between equals.
 #[must_use]
 pub fn choose(candidates: &[Candidate]) -> Option<&Candidate> {
     candidates.iter().filter(|worker| worker.room > 0 && worker.image != ImageSight::Missing).min_by(|a, b| {
         let rank = |worker: &Candidate| {
-            (worker.image, worker.of_workshop, u32::MAX - worker.room, worker.had_it)
+            (worker.image, worker.of_workshop, worker.had_it, u32::MAX - worker.room)
         };
         rank(a).cmp(&rank(b)).then_with(|| a.id.cmp(&b.id))
     })
@@ -92,7 +92,7 @@ mod tests {
     fn a_seat_that_failed_is_made_elsewhere_among_equals() {
         let mut had = worker("a", 10, 0);
         had.had_it = true;
-        assert_eq!(choose(&[had, worker("b", 10, 0)]).unwrap().id, "b");
+        assert_eq!(choose(&[had, worker("b", 9, 0)]).unwrap().id, "b");
     }
 
     proptest! {

@@ -1,0 +1,465 @@
+//! The workers of distributed mode: who they are, how they are, who gets which seat.
+//!
+//! [`Fleet`] holds one [`Member`](member::Member) per registered worker, which asks and watches it; [`FleetRuntime`] is
+//! what the reconciler sees: one runtime of a kind over all workers of that kind. `health`, `placement`, `table` and
+//! `merge` are pure and say how a worker is, which one gets a seat, who may hold what, and which environments are the
+//! seats'. `registry` adds, drains and forgets.
+
+pub mod health;
+pub mod member;
+pub mod merge;
+pub mod placement;
+pub mod registry;
+mod runtime;
+pub mod table;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use clarateach_api::agent::{RevokedSession, SeatKeys};
+use clarateach_ids::{Generation, SeatKey, SeatNumber, WorkshopId};
+use clarateach_runtime::{EnvironmentState, Runtime, RuntimeKind};
+use clarateach_runtime_worker::{Worker, WorkerAddress};
+use clarateach_store::{Placement, Store, StoreError};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::health::Health;
+use self::member::{Member, Surroundings};
+use self::merge::Doomed;
+use self::table::Table;
+use super::clock::Clock;
+use super::leases::Leases;
+use super::seal::Sealer;
+pub use runtime::FleetRuntime;
+
+/// How often the store is asked who the workers are: other servers change that too.
+const SYNC_PERIOD: Duration = Duration::from_secs(5);
+/// How often silence is counted.
+const PULSE_PERIOD: Duration = Duration::from_millis(500);
+/// How often the store is asked who holds what, where other servers write that too.
+const READING_PERIOD: Duration = Duration::from_secs(5);
+/// At most so many free seats of one workshop leave a worker at a time.
+const LEAVE_AT_ONCE: usize = 8;
+
+/// Makes the client of a worker; the error is a sentence.
+pub type Connect = Arc<dyn Fn(WorkerAddress) -> Result<Arc<dyn Worker>, String> + Send + Sync>;
+
+/// Kinds that workers make, in order of preference.
+pub const KINDS: [RuntimeKind; 3] = [RuntimeKind::Firecracker, RuntimeKind::Qemu, RuntimeKind::Simulated];
+
+/// All workers.
+pub struct Fleet {
+    store: Arc<dyn Store>,
+    sealer: Arc<Sealer>,
+    leases: Arc<Leases>,
+    connect: Connect,
+    around: Surroundings,
+    members: RwLock<BTreeMap<String, Arc<Member>>>,
+    table: Mutex<Table>,
+    /// What the last merge left over, by seat: matters where nothing is wanted.
+    remnants: Mutex<BTreeMap<RuntimeKind, BTreeMap<SeatKey, Generation>>>,
+    sweeping: Mutex<BTreeSet<Doomed>>,
+    runtimes: BTreeMap<RuntimeKind, Arc<dyn Runtime>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl std::fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fleet").field("members", &self.members().keys()).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a fleet is made of.
+pub struct FleetParts {
+    /// Who the workers are and who holds what.
+    pub store: Arc<dyn Store>,
+    /// Opens tokens.
+    pub sealer: Arc<Sealer>,
+    /// Which workshops are decided for here.
+    pub leases: Arc<Leases>,
+    /// By which sightings are dated.
+    pub clock: Arc<dyn Clock>,
+    /// Makes clients.
+    pub connect: Connect,
+    /// Kinds that this server makes itself: workers of these are not used.
+    pub local: BTreeSet<RuntimeKind>,
+}
+
+impl std::fmt::Debug for FleetParts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FleetParts").field("local", &self.local).finish_non_exhaustive()
+    }
+}
+
+impl Fleet {
+    /// Without workers yet: see [`Fleet::sync`] and [`Fleet::run`].
+    #[must_use]
+    pub fn new(parts: FleetParts) -> Arc<Self> {
+        Arc::new_cyclic(|fleet| {
+            let runtime = |kind| -> (RuntimeKind, Arc<dyn Runtime>) {
+                (kind, Arc::new(FleetRuntime::new(kind, fleet.clone())))
+            };
+            let kinds = KINDS.into_iter().filter(|kind| !parts.local.contains(kind));
+            Self {
+                store: parts.store,
+                sealer: parts.sealer,
+                leases: parts.leases,
+                connect: parts.connect,
+                around: Surroundings {
+                    clock: parts.clock,
+                    revision: Arc::new(watch::Sender::new(1)),
+                    local: Arc::new(parts.local),
+                    keys: Arc::default(),
+                },
+                members: RwLock::default(),
+                table: Mutex::default(),
+                remnants: Mutex::default(),
+                sweeping: Mutex::default(),
+                runtimes: kinds.map(runtime).collect(),
+                tasks: TaskTracker::new(),
+                stop: CancellationToken::new(),
+            }
+        })
+    }
+
+    fn members(&self) -> BTreeMap<String, Arc<Member>> {
+        self.members.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn member(&self, id: &str) -> Option<Arc<Member>> {
+        self.members.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    fn of_kind(&self, kind: RuntimeKind) -> Vec<Arc<Member>> {
+        let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
+        members.values().filter(|member| member.kind() == Some(kind)).cloned().collect()
+    }
+
+    /// Whether there are workers at all, of whatever kind and however they are.
+    #[must_use]
+    pub fn has_workers(&self) -> bool {
+        !self.members.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// The runtimes of the kinds that workers make, in order of preference.
+    #[must_use]
+    pub fn runtimes(&self) -> Vec<Arc<dyn Runtime>> {
+        KINDS.into_iter().filter_map(|kind| self.runtime(kind)).cloned().collect()
+    }
+
+    /// The runtime of a kind, when there is a worker that makes it.
+    #[must_use]
+    pub fn runtime(&self, kind: RuntimeKind) -> Option<&Arc<dyn Runtime>> {
+        let runtime = self.runtimes.get(&kind)?;
+        let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
+        members.values().any(|member| member.kind() == Some(kind)).then_some(runtime)
+    }
+
+    /// Keeps the fleet up to date until it is stopped.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let syncing = async {
+            let mut before = None;
+            loop {
+                if let Err(error) = self.sync().await {
+                    tracing::warn!(%error, "the workers could not be read");
+                }
+                let due = self.leases.are_shared() && !matches!(before, Some(at) if tokio::time::Instant::now() < at);
+                if due {
+                    before = Some(tokio::time::Instant::now() + READING_PERIOD);
+                    if let Err(error) = self.read_placements(None).await {
+                        tracing::debug!(%error, "who holds what could not be read");
+                    }
+                }
+                tokio::time::sleep(SYNC_PERIOD).await;
+            }
+        };
+        let counting = async {
+            let mut before: BTreeMap<String, Health> = BTreeMap::new();
+            loop {
+                self.find_doubles();
+                let now: BTreeMap<_, _> =
+                    self.members().into_iter().map(|(id, member)| (id, member.health())).collect();
+                if now != before {
+                    for (id, health) in &now {
+                        if before.get(id).is_some_and(|before| before != health) {
+                            tracing::info!(worker = %id, state = health.as_str(), "the worker's state has changed");
+                        }
+                    }
+                    before = now;
+                    self.changed();
+                }
+                tokio::time::sleep(PULSE_PERIOD).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = syncing => {}
+            () = counting => {}
+        }
+        self.stop.cancel();
+        for member in self.members().into_values() {
+            member.stop();
+        }
+        self.tasks.close();
+        let _ = tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await;
+    }
+
+    fn changed(&self) {
+        self.around.revision.send_modify(|revision| *revision += 1);
+    }
+
+    /// Two workers that are one host: the one with seats goes first, then the one that was there first.
+    fn find_doubles(&self) {
+        let members = self.members();
+        let mut by_name: BTreeMap<String, Vec<&Arc<Member>>> = BTreeMap::new();
+        for member in members.values() {
+            let name = member.with(|seen| seen.sighting().map(|s| s.info.worker_id.to_string()));
+            match name {
+                Some(name) => by_name.entry(name).or_default().push(member),
+                None => drop(member.set_same_as(None)),
+            }
+        }
+        let mut differs = false;
+        for mut same in by_name.into_values() {
+            let rank = |member: &Arc<Member>| {
+                let seats = lock(&self.table).seats_on(member.id());
+                (u32::MAX - seats, member.with(|seen| seen.record().created_at), member.id().to_owned())
+            };
+            same.sort_by_cached_key(|member| rank(member));
+            let first = same[0].id().to_owned();
+            for (nth, member) in same.into_iter().enumerate() {
+                differs |= member.set_same_as((nth > 0).then(|| first.clone()));
+            }
+        }
+        if differs {
+            self.changed();
+        }
+    }
+
+    /// Reads anew who holds what, of one workshop or of all.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn read_placements(&self, of: Option<&WorkshopId>) -> Result<(), StoreError> {
+        let reading = lock(&self.table).begin_reading();
+        match self.store.placements(of).await {
+            Ok(rows) => {
+                lock(&self.table).finish_reading(&reading, of, rows);
+                Ok(())
+            }
+            Err(error) => {
+                lock(&self.table).drop_reading();
+                Err(error)
+            }
+        }
+    }
+
+    /// After a lease was gained: what was known may have been changed by another server, so nothing of it is believed.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn begin_anew(&self) -> Result<(), StoreError> {
+        self.sync().await?;
+        self.read_placements(None).await?;
+        for member in self.members().into_values() {
+            member.forget_observed();
+        }
+        Ok(())
+    }
+
+    /// What workers have, or may have, of a workshop's seats beyond what the runtime of `kind` showed last.
+    #[must_use]
+    pub fn remnants(&self, kind: RuntimeKind, workshop: &WorkshopId) -> Vec<(SeatKey, Generation)> {
+        let first = SeatKey {
+            workshop: workshop.clone(),
+            seat: SeatNumber::new(1).expect("1 is a seat's number"),
+        };
+        let remnants = lock(&self.remnants);
+        let of_kind = remnants.get(&kind).into_iter().flat_map(|all| all.range(first.clone()..));
+        let some = of_kind.take_while(|(key, _)| key.workshop == *workshop);
+        some.map(|(key, generation)| (key.clone(), *generation)).collect()
+    }
+
+    /// Free seats of a workshop that should be made anew elsewhere, because their worker is being drained: no more than
+    /// there is room for on others.
+    #[must_use]
+    pub fn leaving(&self, kind: RuntimeKind, workshop: &WorkshopId) -> BTreeSet<SeatNumber> {
+        let members = self.of_kind(kind);
+        let (leaving, staying): (Vec<_>, Vec<_>) =
+            members.into_iter().partition(|member| member.with(member::Seen::is_leaving));
+        if leaving.is_empty() {
+            return BTreeSet::new();
+        }
+        let table = lock(&self.table);
+        let room: u32 = staying.iter().map(|member| self.room_on(&table, member)).sum();
+        let room = usize::try_from(room).unwrap_or(usize::MAX).min(LEAVE_AT_ONCE);
+        let on_leaving = table.of_workshop(workshop).filter(|(key, _)| {
+            table.newest(key).is_some_and(|(worker, _)| leaving.iter().any(|member| member.id() == worker))
+        });
+        on_leaving.map(|(key, _)| key.seat).take(room).collect()
+    }
+
+    /// How many more seats a worker can be given now.
+    fn room_on(&self, table: &Table, member: &Arc<Member>) -> u32 {
+        member.with(|seen| {
+            if !seen.takes_seats(&self.around.local) || seen.is_full() {
+                return 0;
+            }
+            seen.capacity().saturating_sub(table.seats_on(member.id()).max(seen.shown()))
+        })
+    }
+
+    /// The worker that has a seat, as far as is known here.
+    #[must_use]
+    pub fn worker_of(&self, key: &SeatKey) -> Option<String> {
+        lock(&self.table).newest(key).map(|(worker, _)| worker.to_owned())
+    }
+
+    /// Where learners reach a make of a seat directly; none: through this server's gateway.
+    pub async fn public_url(&self, key: &SeatKey, generation: Generation) -> Option<String> {
+        let keys = lock(&self.around.keys).clone();
+        let any_public = {
+            let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
+            members.values().any(|member| member.with(|seen| seen.record().public_url.is_some()))
+        };
+        if !any_public {
+            return None;
+        }
+        let member = self.find(key, Some(generation)).await?;
+        member.with(|seen| seen.takes_learners(keys.as_ref()).map(str::to_owned))
+    }
+
+    /// The worker that has a make of a seat, or the newest; asks the store where it is not known here.
+    async fn find(&self, key: &SeatKey, generation: Option<Generation>) -> Option<Arc<Member>> {
+        let known = |table: &Table| {
+            let (worker, newest) = table.newest(key)?;
+            generation.is_none_or(|wanted| wanted == newest).then(|| worker.to_owned())
+        };
+        let worker = known(&lock(&self.table));
+        if let Some(worker) = worker {
+            return self.member(&worker);
+        }
+        if !self.leases.owns(&key.workshop)
+            && let Err(error) = self.read_placements(Some(&key.workshop)).await
+        {
+            tracing::debug!(%error, seat = %key, "where the seat is could not be read");
+        }
+        let worker = known(&lock(&self.table))?;
+        self.member(&worker)
+    }
+
+    /// The keys whose tokens workers accept from now on.
+    pub fn set_keys(&self, keys: SeatKeys) {
+        let differs = lock(&self.around.keys).replace(keys.clone()) != Some(keys);
+        if differs {
+            for member in self.members().into_values() {
+                member.tell();
+            }
+        }
+    }
+
+    /// Has all workers that learners reach directly end these sessions.
+    pub fn revoke(&self, sessions: &[RevokedSession]) {
+        if sessions.is_empty() {
+            return;
+        }
+        for member in self.members().into_values() {
+            if member.with(|seen| seen.record().public_url.is_some()) {
+                member.revoke(sessions);
+            }
+        }
+    }
+
+    /// Has what newer decisions left behind removed, where this server decides, each once at a time.
+    fn sweep(self: &Arc<Self>, doomed: Vec<Doomed>) {
+        for doomed in doomed {
+            if !self.leases.owns(&doomed.key.workshop) || !lock(&self.sweeping).insert(doomed.clone()) {
+                continue;
+            }
+            let Some(member) = self.member(&doomed.worker) else {
+                lock(&self.sweeping).remove(&doomed);
+                continue;
+            };
+            let fleet = Arc::clone(self);
+            self.tasks.spawn(async move {
+                let removed = fleet.remove_from(&member, &doomed.key, doomed.generation).await;
+                if let Err(error) = removed {
+                    tracing::warn!(worker = %doomed.worker, seat = %doomed.key, %error, "what is left of a seat could not be removed; it is tried again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                lock(&fleet.sweeping).remove(&doomed);
+                fleet.changed();
+            });
+        }
+    }
+
+    /// Removes a seat from one worker, and the row that says that it may be there.
+    async fn remove_from(
+        &self,
+        member: &Arc<Member>,
+        key: &SeatKey,
+        generation: Generation,
+    ) -> Result<(), clarateach_runtime::RuntimeError> {
+        if !member.is_there() {
+            let message = format!("worker {} does not answer", member.id());
+            return Err(clarateach_runtime::RuntimeError::Unavailable { message });
+        }
+        member.called(key);
+        let began = tokio::time::Instant::now();
+        let removed = member.worker().remove(key, generation).await;
+        metrics::histogram!("clarateach_worker_call_seconds", "call" => "remove")
+            .record(began.elapsed().as_secs_f64());
+        member.heard(&removed);
+        member.called(key);
+        removed?;
+        let unplaced = self.store.unplace(key, member.id(), generation).await;
+        unplaced.map_err(|error| clarateach_runtime::RuntimeError::Unavailable { message: error.to_string() })?;
+        lock(&self.table).gone(key, member.id(), generation);
+        Ok(())
+    }
+
+    /// How many seats there are in the table by worker, for measurements.
+    #[must_use]
+    pub fn seats_by_worker(&self) -> BTreeMap<String, u32> {
+        let table = lock(&self.table);
+        self.members().into_keys().map(|id| (id.clone(), table.seats_on(&id))).collect()
+    }
+
+    /// How many workers are in each state.
+    #[must_use]
+    pub fn healths(&self) -> BTreeMap<Health, u32> {
+        let mut counts: BTreeMap<_, _> = Health::ALL.into_iter().map(|health| (health, 0)).collect();
+        for member in self.members().into_values() {
+            *counts.entry(member.health()).or_default() += 1;
+        }
+        counts
+    }
+
+    /// How many rows say who may hold what.
+    #[must_use]
+    pub fn placements(&self) -> usize {
+        lock(&self.table).rows().values().map(BTreeMap::len).sum()
+    }
+
+
+    /// Writes a row down.
+    async fn place(&self, placement: Placement) -> Result<Placement, StoreError> {
+        let fence = self
+            .leases
+            .fence(&placement.key.workshop)
+            .map_err(|_| StoreError::Fenced { lease: "reconcile".to_owned() })?;
+        let placed = self.store.place(fence.as_ref(), placement).await?;
+        lock(&self.table).put(placed.clone());
+        Ok(placed)
+    }
+}
