@@ -187,4 +187,3 @@ pub struct AdminVmsBody {
     /// Runtimes that could not be asked, with the reason; their environments are missing above.
     pub unknown: Vec<String>,
 }
-

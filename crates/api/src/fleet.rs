@@ -78,7 +78,7 @@ pub struct AddWorker {
     #[schema(max_length = 300)]
     pub address: String,
     /// The agent's `AGENT_TOKEN`. Not shown again.
-    #[schema(min_length = 1, max_length = 4096)]
+    #[schema(min_length = 1, max_length = 512)]
     pub token: String,
     /// Where learners reach it directly: a URL without a path. Without it they come through the server.
     #[serde(default)]

@@ -11,8 +11,8 @@ mod session;
 mod workshop;
 
 pub use admin::{
-    AdminOverview, AdminOverviewBody, AdminVm, AdminVmsBody, CreateUser, CreatedUserBody,
-    Health, LoginRequest, Readiness, ReadinessPart, RuntimeView, RuntimesBody, UserView, UsersBody, WhoAmI,
+    AdminOverview, AdminOverviewBody, AdminVm, AdminVmsBody, CreateUser, CreatedUserBody, Health,
+    LoginRequest, Readiness, ReadinessPart, RuntimeView, RuntimesBody, UserView, UsersBody, WhoAmI,
 };
 pub use error::{ErrorBody, ErrorCode, ErrorDetail};
 pub use fleet::{AddWorker, AdminWorkersBody, DrainWorker, WorkerBody, WorkerView};

@@ -13,4 +13,4 @@ pub mod tasks;
 pub mod telemetry;
 pub mod web;
 
-pub use start::{Running, StartError, start};
+pub use start::{Running, StartError, start, start_with};

@@ -11,9 +11,10 @@ use clarateach_runtime::Runtime;
 use clarateach_runtime_docker::{DockerConfig, DockerRuntime};
 use clarateach_runtime_process::{ProcessConfig, ProcessRuntime};
 use clarateach_runtime_simulated::{SimulatedConfig, SimulatedRuntime};
+use clarateach_runtime_worker::{Worker, WorkerAddress, WorkerClient};
 use clarateach_seatproto::token::Verifier;
 use clarateach_store::sqlite::SqliteStore;
-use clarateach_store::{DatabaseUrl, Store, StoreError};
+use clarateach_store::{DatabaseUrl, Store, StoreError, WorkerWish};
 use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -21,13 +22,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
-use crate::app::clock::SystemClock;
+use crate::app::clock::{Clock, SystemClock};
 use crate::app::directory::Directory;
+use crate::app::fleet::{Connect, Fleet, FleetParts};
+use crate::app::leases::Leases;
 use crate::app::runtimes::Runtimes;
 use crate::app::seal::Sealer;
-use crate::app::signer::{Signer, SignerError};
+use crate::app::signer::{Signer, SignerError, seat_keys};
 use crate::app::throttle::Throttle;
-use crate::config::{Config, Listen};
+use crate::config::{Config, Listen, VmmChoice};
 use crate::{microvms, routes, tasks};
 
 /// How many environments a single machine's runtimes hold at most.
@@ -58,6 +61,14 @@ pub enum StartError {
     /// The store failed.
     #[error("the database: {0}")]
     Store(#[from] StoreError),
+    /// A worker of the setting can't be connected to, whatever its agent does.
+    #[error("WORKER_AGENTS: entry {entry}: {problem}")]
+    Worker {
+        /// Which, from 1.
+        entry: usize,
+        /// Why.
+        problem: String,
+    },
     /// The signing keys can't be used.
     #[error("{0}")]
     Keys(#[from] SignerError),
@@ -88,11 +99,26 @@ impl Running {
     }
 }
 
-/// Starts a server with the runtimes that this machine has.
+/// Starts a server with the runtimes that this machine has, and the workers it is told of.
 ///
 /// # Errors
 /// See [`StartError`].
 pub async fn start(config: Config) -> Result<Running, StartError> {
+    start_with(config, Arc::new(worker_client)).await
+}
+
+fn worker_client(address: WorkerAddress) -> Result<Arc<dyn Worker>, String> {
+    match WorkerClient::new(address) {
+        Ok(client) => Ok(Arc::new(client)),
+        Err(error) => Err(with_causes(&error)),
+    }
+}
+
+/// As [`start`], with workers' clients made by `connect`.
+///
+/// # Errors
+/// See [`StartError`].
+pub async fn start_with(config: Config, connect: Connect) -> Result<Running, StartError> {
     let database = database_path(&config)?;
     // First: a start that fails for its port leaves no database behind.
     let listener = clarateach_gateway::listen(config.listen.address)
@@ -112,10 +138,28 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
 
     let sealer = Arc::new(sealer);
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    let runtimes = Arc::new(Runtimes::new(
-        runtimes(&config, &installation, &state_dir, &stop).await,
-        config.listen.address.ip().is_loopback(),
-    ));
+    let known = store.workers().await?;
+    let distributed =
+        !config.seats.workers.is_empty() || known.iter().any(|worker| worker.wish != WorkerWish::Forgotten);
+    let local = runtimes(&config, distributed, &installation, &state_dir, &stop).await;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let leases = Arc::new(Leases::sole());
+    let fleet = Fleet::new(FleetParts {
+        store: Arc::clone(&store),
+        sealer: Arc::clone(&sealer),
+        leases: Arc::clone(&leases),
+        clock: Arc::clone(&clock),
+        connect,
+        local: local.iter().map(|runtime| runtime.kind()).collect(),
+    });
+    for (index, agent) in config.seats.workers.iter().enumerate() {
+        fleet.try_connect(agent).map_err(|problem| StartError::Worker { entry: index + 1, problem })?;
+    }
+    fleet.take_setting(&config.seats.workers).await?;
+    fleet.set_keys(seat_keys(&installation, &keys));
+    fleet.sync().await?;
+    let loopback = config.listen.address.ip().is_loopback();
+    let runtimes = Arc::new(Runtimes::new(local, Arc::clone(&fleet), loopback));
     let directory = Arc::new(Directory::new(
         Arc::clone(&store),
         Arc::clone(&runtimes),
@@ -128,9 +172,11 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         Verifier::new(installation.clone(), &keys),
     );
     let app = Arc::new(App {
-        clock: Arc::new(SystemClock),
+        clock,
         store,
         runtimes,
+        fleet,
+        leases,
         gateway,
         directory,
         sealer,
@@ -203,6 +249,7 @@ fn gateway_config(listen: &Listen, port: u16) -> GatewayConfig {
 /// simulated when asked for.
 async fn runtimes(
     config: &Config,
+    distributed: bool,
     installation: &InstallationId,
     state_dir: &Path,
     stop: &CancellationToken,
@@ -230,7 +277,8 @@ async fn runtimes(
                 Ok(runtime) => runtimes.push(Arc::new(runtime)),
                 Err(error) => tracing::error!(%error, "no docker runtime"),
             }
-            if bin.is_static {
+            // With workers, microVMs are theirs, unless this machine was told to make them.
+            if bin.is_static && !(distributed && config.seats.microvms.vmm == VmmChoice::Auto) {
                 let place = microvms::Place {
                     installation,
                     workspace_bin: bin.path.clone(),

@@ -63,6 +63,7 @@ pub fn start_metrics() {
     metrics::describe_histogram!("clarateach_worker_call_seconds", "Time of calls to workers, by call.");
     metrics::describe_gauge!("clarateach_leases_held", "Shards of the reconciler that this server holds.");
     metrics::describe_gauge!("clarateach_placements", "Seats that workers have or may have, in all.");
+    metrics::describe_gauge!("clarateach_replicas", "Servers on this database that are alive.");
     metrics::describe_gauge!("clarateach_connected_sessions", "Sessions with a stream open.");
     metrics::describe_gauge!("clarateach_capacity", "Environments that fit, by runtime.");
     metrics::describe_gauge!("clarateach_capacity_used", "Environments there are, by runtime.");
@@ -80,13 +81,22 @@ pub fn start_metrics() {
 /// Sets the gauges to what is so now.
 pub async fn gauges(app: &App) {
     metrics::gauge!("clarateach_uptime_seconds").set(app.started.elapsed().as_secs_f64());
-    for runtime in app.runtimes.all() {
+    for runtime in &app.runtimes.all() {
         // One that does not answer holds nothing that could be given out.
         let capacity = runtime.capacity().await.unwrap_or(Capacity { total: 0, used: 0 });
         let kind = runtime.kind().as_str();
         metrics::gauge!("clarateach_capacity", "runtime" => kind).set(f64::from(capacity.total));
         metrics::gauge!("clarateach_capacity_used", "runtime" => kind).set(f64::from(capacity.used));
     }
+    for (health, count) in app.fleet.healths() {
+        metrics::gauge!("clarateach_workers", "state" => health.as_str()).set(f64::from(count));
+    }
+    for (worker, seats) in app.fleet.seats_by_worker() {
+        metrics::gauge!("clarateach_worker_seats", "worker" => worker).set(f64::from(seats));
+    }
+    let (held, replicas) = app.leases.held();
+    metrics::gauge!("clarateach_leases_held").set(f64::from(u32::try_from(held.len()).unwrap_or(0)));
+    metrics::gauge!("clarateach_replicas").set(f64::from(replicas));
     let Ok(workshops) = app.store.workshops(None).await else { return };
     let sum = |of: fn(&clarateach_store::WorkshopCounts) -> u32| {
         f64::from(workshops.iter().map(|(_, counts)| of(counts)).sum::<u32>())
@@ -102,6 +112,7 @@ pub async fn gauges(app: &App) {
     {
         metrics::gauge!("clarateach_workshops").set(workshops.len() as f64);
         metrics::gauge!("clarateach_connected_sessions").set(app.gateway.connected().len() as f64);
+        metrics::gauge!("clarateach_placements").set(app.fleet.placements() as f64);
     }
 }
 

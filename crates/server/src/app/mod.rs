@@ -5,6 +5,8 @@ pub mod clock;
 pub mod directory;
 pub mod error;
 pub mod events;
+pub mod fleet;
+pub mod leases;
 pub mod overview;
 pub mod reconcile;
 pub mod runtimes;
@@ -27,6 +29,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use clock::Clock;
 use directory::Directory;
+use fleet::Fleet;
+use leases::Leases;
 use reconcile::Progress;
 use runtimes::Runtimes;
 use seal::Sealer;
@@ -43,6 +47,10 @@ pub struct App {
     pub store: Arc<dyn Store>,
     /// What makes environments.
     pub runtimes: Arc<Runtimes>,
+    /// The workers.
+    pub fleet: Arc<Fleet>,
+    /// Which workshops are decided for here.
+    pub leases: Arc<Leases>,
     /// The way into seats.
     pub gateway: Arc<Gateway>,
     /// Where the gateway finds seats.

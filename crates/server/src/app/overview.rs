@@ -23,7 +23,7 @@ impl App {
     pub async fn runtime_views(&self) -> Vec<RuntimeView> {
         let default = self.runtimes.default().await.map(|runtime| runtime.kind());
         let mut views = Vec::new();
-        for runtime in self.runtimes.all() {
+        for runtime in &self.runtimes.all() {
             let mut warnings = runtime.warnings().await;
             let capacity = runtime.capacity().await;
             if let Err(error) = &capacity {
@@ -44,9 +44,11 @@ impl App {
     /// Every environment of every runtime; runtimes that can't be asked are named.
     pub async fn vms(&self) -> AdminVmsBody {
         let mut body = AdminVmsBody { vms: Vec::new(), unknown: Vec::new() };
-        for runtime in self.runtimes.all() {
+        for runtime in &self.runtimes.all() {
+            let remote = self.runtimes.is_remote(runtime.kind());
             match runtime.observe().await {
                 Ok(environments) => body.vms.extend(environments.into_iter().map(|environment| AdminVm {
+                    worker: if remote { self.fleet.worker_of(&environment.key) } else { None },
                     workshop_id: environment.key.workshop,
                     seat_id: environment.key.seat,
                     generation: environment.generation,
@@ -72,6 +74,7 @@ impl App {
         let sum =
             |of: fn(&clarateach_store::WorkshopCounts) -> u32| workshops.iter().map(|(_, c)| of(c)).sum();
         let vms = self.vms().await.vms.len();
+        let (workers, usable_workers) = self.fleet.count();
         Ok(AdminOverview {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.started.elapsed().as_secs(),
@@ -85,7 +88,8 @@ impl App {
             learners: sum(|c| c.active),
             waiting: sum(|c| c.waiting),
             vms: u32::try_from(vms).unwrap_or(u32::MAX),
-            workers: 0,
+            workers,
+            usable_workers,
             runtimes: self.runtime_views().await,
         })
     }

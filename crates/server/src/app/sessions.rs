@@ -104,7 +104,7 @@ impl App {
                 Ok(JoinAnswer::Seated(Joined {
                     status: ApiState::Ready,
                     token,
-                    endpoint: endpoint(base, &seat),
+                    endpoint: self.endpoint(base, &workshop, &seat).await,
                     seat: seat.key.seat,
                     workshop_id: workshop.id,
                     workshop_name: workshop.name,
@@ -173,11 +173,15 @@ impl App {
         };
         let has_seat = status != ApiState::Ended;
         let seat = seat.filter(|_| has_seat);
+        let endpoint = match &seat {
+            Some(seat) => Some(self.endpoint(base, &workshop, seat).await),
+            None => None,
+        };
         Ok(SessionView {
             status,
             token,
             expires_at,
-            endpoint: seat.as_ref().map(|seat| endpoint(base, seat)),
+            endpoint,
             seat: seat.map(|seat| seat.key.seat),
             place,
             reason,
@@ -243,12 +247,17 @@ impl App {
                 now,
             })
             .await?;
-        Ok(SeatToken { token, endpoint: endpoint(base, &seat), expires_at })
+        let workshop = self.store.workshop(id).await?;
+        Ok(SeatToken { token, endpoint: self.endpoint(base, &workshop, &seat).await, expires_at })
     }
-}
 
-fn endpoint(base: &str, seat: &SeatRecord) -> String {
-    format!("{base}/proxy/{}/{}", seat.key.workshop, seat.key.seat)
+    /// Where a seat is reached: at its worker, when that has a public URL and knows our keys; else here.
+    async fn endpoint(&self, base: &str, workshop: &WorkshopRecord, seat: &SeatRecord) -> String {
+        let remote = workshop.runtime.parse().is_ok_and(|kind| self.runtimes.is_remote(kind));
+        let direct = if remote { self.fleet.public_url(&seat.key, seat.generation).await } else { None };
+        let base = direct.as_deref().unwrap_or(base);
+        format!("{base}/proxy/{}/{}", seat.key.workshop, seat.key.seat)
+    }
 }
 
 fn outcome(decision: &JoinDecision) -> &'static str {

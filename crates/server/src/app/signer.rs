@@ -5,6 +5,9 @@
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use clarateach_api::agent::{PublicKeyView, SeatKeys};
 use clarateach_ids::{InstallationId, KeyId};
 use clarateach_seatproto::token::{PublicKey, SEAT_TOKEN_SECONDS, SeatClaims};
 use clarateach_store::{KeyRecord, Store, StoreError};
@@ -95,6 +98,13 @@ fn signing_at(keys: &[KeyRecord], now: Timestamp) -> Option<&KeyRecord> {
 
 fn public_keys(keys: &[KeyRecord]) -> Vec<PublicKey> {
     keys.iter().map(|key| PublicKey { id: key.id.clone(), bytes: key.public }).collect()
+}
+
+/// The public keys as workers take them.
+#[must_use]
+pub fn seat_keys(installation: &InstallationId, keys: &[PublicKey]) -> SeatKeys {
+    let view = |key: &PublicKey| PublicKeyView { id: key.id.clone(), key: STANDARD.encode(key.bytes) };
+    SeatKeys { installation_id: installation.clone(), keys: keys.iter().map(view).collect() }
 }
 
 impl Signer {

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use clarateach_api::agent::RevokedSession;
 use clarateach_api::{CreateWorkshop, ErrorCode, ExtendWorkshop};
 use clarateach_gateway::EndedWhy;
-use clarateach_ids::{JoinCode, SeatKey, SeatNumber, UserId, WorkshopId};
+use clarateach_ids::{JoinCode, SeatKey, SeatNumber, SessionId, UserId, WorkshopId};
 use clarateach_lifecycle::{EndReason, Wanted};
 use clarateach_runtime::{ImageRef, RuntimeError};
 use clarateach_store::{NewWorkshop, SeatRecord, StoreError, WorkshopRecord};
@@ -117,6 +118,11 @@ fn end_time(
     }
 }
 
+/// An ended session as workers are told.
+fn revoked(session: &SessionId, why: &EndedWhy) -> RevokedSession {
+    RevokedSession { session_id: session.clone(), reason: why.to_string() }
+}
+
 impl App {
     /// Records a new workshop and wakes the reconciler.
     ///
@@ -206,13 +212,22 @@ impl App {
         if wanted == Wanted::Running && before.ends_at.is_some_and(|end| end <= now) {
             self.store.set_ends_at(id, None, now).await?;
         }
+        // Who is at a worker directly has no stream here that could be closed.
+        let holders = if self.fleet.has_public_workers() && before.wanted == Wanted::Running {
+            let seats = self.store.seats(id).await?;
+            seats.into_iter().filter_map(|(_, holder)| holder.map(|session| session.id)).collect()
+        } else {
+            Vec::new()
+        };
         let workshop = self.store.set_wanted(id, wanted, now).await?;
         self.wake.notify_one();
-        match wanted {
-            Wanted::Deleted => self.close_workshop(id, &EndedWhy::WorkshopEnded),
-            Wanted::Stopped => self.close_workshop(id, &EndedWhy::WorkshopStopped),
-            Wanted::Running | Wanted::Created => {}
-        }
+        let why = match wanted {
+            Wanted::Deleted => EndedWhy::WorkshopEnded,
+            Wanted::Stopped => EndedWhy::WorkshopStopped,
+            Wanted::Running | Wanted::Created => return Ok(workshop),
+        };
+        self.close_workshop(id, &why);
+        self.fleet.revoke(&holders.iter().map(|session| revoked(session, &why)).collect::<Vec<_>>());
         Ok(workshop)
     }
 
@@ -255,7 +270,10 @@ impl App {
                 "The workshop has stopped; start it again instead.",
             ));
         }
-        Ok(self.store.set_ends_at(id, ends_at, now).await?)
+        let workshop = self.store.set_ends_at(id, ends_at, now).await?;
+        // Workers end seats by themselves when they are cut off: they are told the new end.
+        self.wake.notify_one();
+        Ok(workshop)
     }
 
     /// The seat `seat` of a workshop that is the caller's.
@@ -314,6 +332,7 @@ impl App {
             self.store.end_session(&session.id, EndReason::Evicted, now).await?;
             self.directory.forget(&key);
             self.gateway.end_session(&session.id, &EndedWhy::Evicted);
+            self.fleet.revoke(&[revoked(&session.id, &EndedWhy::Evicted)]);
             self.wake.notify_one();
         }
         Ok(())

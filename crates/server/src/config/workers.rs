@@ -20,7 +20,7 @@ pub const MAX_CAPACITY: u32 = 100_000;
 pub const PUBLIC_AUTHORITIES: &str = "public";
 const MAX_LABELS: usize = 32;
 const MAX_WORD: usize = 128;
-const MAX_TOKEN: usize = 4096;
+const MAX_TOKEN: usize = 512;
 const MAX_PEM: usize = 64 * 1024;
 
 /// A worker as it is asked for, by the setting or over the API.
@@ -141,7 +141,10 @@ fn labels(labels: &BTreeMap<String, String>) -> Result<(), WrongWorker> {
             return Err(wrong("labels", "names take 1 to 128 letters, digits and . _ - /"));
         }
         if value.chars().count() > MAX_WORD || value.chars().any(char::is_control) {
-            return Err(wrong("labels", "values take at most 128 characters, none of them control characters"));
+            return Err(wrong(
+                "labels",
+                "values take at most 128 characters, none of them control characters",
+            ));
         }
     }
     Ok(())
@@ -183,7 +186,10 @@ fn one(
     };
     if let Some(unknown) = fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
         let unknown: String = unknown.chars().take(40).collect();
-        return Err(wrong("entry", format!("there is no field {unknown:?}; there are {}", FIELDS.join(", "))));
+        return Err(wrong(
+            "entry",
+            format!("there is no field {unknown:?}; there are {}", FIELDS.join(", ")),
+        ));
     }
     let given = |name: &str| fields.get(name).filter(|value| !value.is_null());
     let agent = WorkerAgent {
@@ -292,7 +298,10 @@ mod tests {
             (r#"{"address":"b:1","token":"t","labels":{"":"x"}}"#, "labels: names"),
             (r#"{"address":"b:1","token":"t","capacity":0}"#, "capacity: 0 can't"),
             (r#"{"address":"b:1","token":"t","capacity":-1}"#, "capacity: takes"),
-            (r#"{"address":"b:1","token":"t","tls_ca":"/nowhere.pem"}"#, "tls_ca: \"/nowhere.pem\" can't be read"),
+            (
+                r#"{"address":"b:1","token":"t","tls_ca":"/nowhere.pem"}"#,
+                "tls_ca: \"/nowhere.pem\" can't be read",
+            ),
             (r#"{"address":"b:1","token":"t","tls_ca":"-----BEGIN X-----"}"#, "tls_ca: takes"),
         ] {
             let error = parse(&format!("[{good},{entry}]")).unwrap_err();
@@ -300,7 +309,9 @@ mod tests {
             assert!(error.starts_with(&start), "{entry}: {error}");
             assert!(!error.contains("hush") && !error.contains("77"), "{error}");
         }
-        for (text, why) in [("{}", "is an object, not an array"), ("[", "is not JSON"), ("workers", "is not JSON")] {
+        for (text, why) in
+            [("{}", "is an object, not an array"), ("[", "is not JSON"), ("workers", "is not JSON")]
+        {
             let error = parse(text).unwrap_err();
             assert!(error.starts_with(&format!("WORKER_AGENTS: {why}")), "{error}");
         }
@@ -317,9 +328,17 @@ mod tests {
         let agent = |host: String| {
             let token = "t".to_owned().into();
             let address = format!("{host}:9090");
-            WorkerAgent { address, token, public_url: None, labels: BTreeMap::new(), capacity: None, tls: None }
+            WorkerAgent {
+                address,
+                token,
+                public_url: None,
+                labels: BTreeMap::new(),
+                capacity: None,
+                tls: None,
+            }
         };
-        let ids = [1, 2].map(|n| agent(format!("{}.{n}.example.org", "a".repeat(60))).checked().unwrap().id());
+        let ids =
+            [1, 2].map(|n| agent(format!("{}.{n}.example.org", "a".repeat(60))).checked().unwrap().id());
         assert!(ids.iter().all(|id| id.len() <= 63) && ids[0] != ids[1], "{ids:?}");
     }
 }

@@ -7,8 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use clarateach_api::{
-    AdminOverviewBody, AdminVmsBody, AdminWorkersBody, CreateUser, CreatedUserBody, RuntimesBody, UserView,
-    UsersBody,
+    AdminOverviewBody, AdminVmsBody, CreateUser, CreatedUserBody, RuntimesBody, UserView, UsersBody,
 };
 use clarateach_ids::UserId;
 use clarateach_store::UserRecord;
@@ -43,14 +42,6 @@ pub(super) async fn overview(
 #[utoipa::path(get, path = "/api/admin/vms", tag = "admin", responses((status = 200, body = AdminVmsBody), Refused))]
 pub(super) async fn vms(State(app): State<Arc<App>>, _: Admin) -> Result<Json<AdminVmsBody>, Failure> {
     Ok(Json(app.vms().await))
-}
-
-/// Every worker: none on a single machine.
-#[utoipa::path(get, path = "/api/admin/workers", tag = "admin", responses(
-    (status = 200, body = AdminWorkersBody), Refused,
-))]
-pub(super) async fn workers(_: Admin) -> Result<Json<AdminWorkersBody>, Failure> {
-    Ok(Json(AdminWorkersBody { workers: Vec::new() }))
 }
 
 fn view(user: UserRecord) -> UserView {

@@ -129,6 +129,22 @@ impl FromRequestParts<Arc<App>> for Caller {
     }
 }
 
+/// What comes after the `?`, as `T`.
+#[derive(Debug)]
+pub(super) struct QueryOf<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryOf<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let query = axum::extract::Query::from_request_parts(parts, state).await;
+        let axum::extract::Query(value) = query.map_err(|rejection| {
+            Failure::new(ErrorCode::BadRequest, format!("The query can't be used: {}", rejection.body_text()))
+        })?;
+        Ok(Self(value))
+    }
+}
+
 /// A caller we know: comes before the body, so that nobody else learns what a call would take.
 #[derive(Debug)]
 pub(super) struct Known(pub(super) Caller);

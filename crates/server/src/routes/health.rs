@@ -31,7 +31,7 @@ pub(super) async fn health() -> Json<Health> {
     ok()
 }
 
-/// Whether the store and the runtimes can be used.
+/// Whether the store and a runtime can be used; how many workers take seats.
 #[utoipa::path(get, path = "/api/ready", tag = "health", responses(
     (status = 200, body = Readiness),
     (status = 503, body = Readiness, description = "something can't be used now"),
@@ -41,7 +41,7 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> impl IntoResponse {
         Ok(()) => ReadinessPart { part: "store".to_owned(), ok: true, message: None },
         Err(error) => ReadinessPart { part: "store".to_owned(), ok: false, message: Some(error.to_string()) },
     }];
-    for runtime in app.runtimes.all() {
+    for runtime in &app.runtimes.all() {
         let problem = runtime.capacity().await.err().map(|error| error.to_string());
         parts.push(ReadinessPart {
             part: runtime.kind().as_str().to_owned(),
@@ -51,6 +51,11 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> impl IntoResponse {
     }
     let store = parts[0].ok;
     let some_runtime = parts[1..].iter().any(|part| part.ok);
+    if app.fleet.has_workers() {
+        let (workers, usable) = app.fleet.count();
+        let message = (usable < workers).then(|| format!("{usable} of {workers} take seats"));
+        parts.push(ReadinessPart { part: "workers".to_owned(), ok: usable > 0, message });
+    }
     let ready = store && some_runtime;
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let word = if ready { "ready" } else { "degraded" };

@@ -8,6 +8,7 @@ mod health;
 mod login;
 mod reply;
 mod sessions;
+mod workers;
 mod workshops;
 
 use std::sync::Arc;
@@ -63,7 +64,9 @@ pub fn api(app: Arc<App>) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(admin::runtimes))
         .routes(routes!(admin::overview))
         .routes(routes!(admin::vms))
-        .routes(routes!(admin::workers))
+        .routes(routes!(workers::list, workers::add))
+        .routes(routes!(workers::forget))
+        .routes(routes!(workers::drain))
         .routes(routes!(admin::users, admin::create_user))
         .routes(routes!(admin::delete_user))
         .with_state(app)

@@ -17,6 +17,7 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(300);
 
 /// Starts all tasks on `tracker`; they end with `stop`.
 pub fn spawn(app: &Arc<App>, tracker: &TaskTracker, stop: &CancellationToken) {
+    tracker.spawn(Arc::clone(&app.fleet).run(stop.clone()));
     tracker.spawn(Reconciler::new(Arc::clone(app)).run(stop.clone()));
     let keys = Arc::clone(app);
     tracker.spawn(every(crate::app::signer::ROTATION_PERIOD, stop.clone(), move || {

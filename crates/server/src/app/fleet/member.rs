@@ -1,6 +1,6 @@
 //! One worker: what is known of it, and the tasks that find out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use clarateach_runtime::{Environment, ImageRef, Revision, RuntimeError, RuntimeK
 use clarateach_runtime_worker::{Sighting, Worker, is_incompatible, is_token_refused};
 use clarateach_store::{Store, WorkerRecord, WorkerWish};
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +18,8 @@ use super::health::{Answer, Health, Pulse, speaks_with};
 use super::placement::ImageSight;
 use crate::app::clock::Clock;
 
+/// Seats of one worker that are made or removed at once.
+const CALLS_AT_ONCE: usize = 8;
 /// How often a worker is asked what it is and has.
 const INFO_PERIOD: Duration = Duration::from_secs(5);
 /// How long it may take to say so.
@@ -64,7 +66,7 @@ pub struct Seen {
     mark: u64,
     /// Seats that were called, each with the mark of then.
     called: BTreeMap<SeatKey, u64>,
-    images: BTreeMap<ImageRef, ImageSight>,
+    images: HashMap<ImageRef, ImageSight>,
     full_until: Option<Instant>,
     /// Another worker that is the same host, and goes first.
     same_as: Option<String>,
@@ -86,6 +88,7 @@ pub struct Member {
     /// Wakes the task that asks and tells.
     tell: Notify,
     revoked: Mutex<Vec<(RevokedSession, Instant)>>,
+    calls: Semaphore,
     stop: CancellationToken,
 }
 
@@ -135,7 +138,7 @@ impl Member {
                 observed: None,
                 mark: 1,
                 called: BTreeMap::new(),
-                images: BTreeMap::new(),
+                images: HashMap::new(),
                 full_until: None,
                 same_as: None,
                 keys: None,
@@ -145,6 +148,7 @@ impl Member {
             look: Notify::new(),
             tell: Notify::new(),
             revoked: Mutex::default(),
+            calls: Semaphore::new(CALLS_AT_ONCE),
             stop: CancellationToken::new(),
         })
     }
@@ -157,6 +161,11 @@ impl Member {
     /// How it is called.
     pub fn worker(&self) -> &Arc<dyn Worker> {
         &self.worker
+    }
+
+    /// Waits for its turn: a worker is not asked for everything at once.
+    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.calls.acquire().await.ok()
     }
 
     /// As it is recorded.
@@ -439,12 +448,7 @@ impl Member {
             let told = self.worker.drain(drain).await;
             match &told {
                 Ok(body) => {
-                    let mut seen = lock(&self.seen);
-                    seen.undrain = false;
-                    if let Some(sighting) = &mut seen.sighting {
-                        sighting.info.draining = body.draining;
-                    }
-                    drop(seen);
+                    self.drains(body.draining);
                     around.changed();
                 }
                 Err(error) => tracing::warn!(worker = %self.id, %error, "the worker was not told to drain"),
@@ -462,6 +466,14 @@ impl Member {
             }
         }
         self.tell_revoked().await;
+    }
+
+    fn drains(&self, draining: bool) {
+        let mut seen = lock(&self.seen);
+        seen.undrain = false;
+        if let Some(sighting) = &mut seen.sighting {
+            sighting.info.draining = draining;
+        }
     }
 
     async fn tell_revoked(&self) {
@@ -482,6 +494,17 @@ impl Member {
             }
             lock(&self.revoked).drain(..sent);
         }
+    }
+
+    /// Takes in what it showed. Whether it differs from before.
+    fn saw(&self, environments: BTreeMap<SeatKey, Environment>, mark: u64) -> bool {
+        let mut seen = lock(&self.seen);
+        let differs = seen.observed.as_ref().is_none_or(|before| before.environments != environments);
+        seen.observed = Some(Observed { environments, mark, at: Instant::now() });
+        seen.called.retain(|_, called| *called > mark);
+        drop(seen);
+        self.looked.send_replace(mark);
+        differs
     }
 
     /// Looks at what it shows as soon as that may have changed.
@@ -511,13 +534,7 @@ impl Member {
             Ok(environments) => {
                 let environments: BTreeMap<_, _> =
                     environments.into_iter().map(|e| (e.key.clone(), e)).collect();
-                let mut seen = lock(&self.seen);
-                let differs = seen.observed.as_ref().is_none_or(|before| before.environments != environments);
-                seen.observed = Some(Observed { environments, mark, at: Instant::now() });
-                seen.called.retain(|_, called| *called > mark);
-                drop(seen);
-                self.looked.send_replace(mark);
-                if differs {
+                if self.saw(environments, mark) {
                     around.changed();
                 }
                 tokio::time::sleep(OBSERVE_PAUSE).await;
@@ -611,21 +628,27 @@ impl Seen {
                 return Some(said().unwrap_or_else(|| {
                     let theirs = self.sighting.as_ref().map_or("?", |sighting| &sighting.info.version);
                     let ours = env!("CARGO_PKG_VERSION");
-                    format!("Its agent is version {theirs}, which does not go with {ours}; upgrade the older one.")
+                    format!(
+                        "Its agent is version {theirs}, which does not go with {ours}; upgrade the older one."
+                    )
                 }));
             }
             Health::Alive => {}
         }
         let sighting = self.sighting.as_ref()?;
         if let Some(other) = &self.same_as {
-            return Some(format!("It is the same host as worker {other}, by its own name; forget one of them."));
+            return Some(format!(
+                "It is the same host as worker {other}, by its own name; forget one of them."
+            ));
         }
         if let Some(skew) = sighting.clock_skew.filter(|skew| skew.abs() > MAX_SKEW) {
             let seconds = skew.as_secs();
             return Some(format!("Its clock differs from the server's by {seconds} s; set both by NTP."));
         }
         match sighting.info.vmm.kind.parse::<RuntimeKind>() {
-            Err(_) => return Some(format!("It makes {:?} seats, which are not known.", sighting.info.vmm.kind)),
+            Err(_) => {
+                return Some(format!("It makes {:?} seats, which are not known.", sighting.info.vmm.kind));
+            }
             Ok(kind) if local.contains(&kind) => {
                 return Some(format!(
                     "This server makes {kind} seats itself; set VMM=off (or SIMULATED_RUNTIME=off) to use workers."

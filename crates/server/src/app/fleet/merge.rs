@@ -48,7 +48,9 @@ pub struct Merged {
 #[must_use]
 pub fn is_drawn(id: &WorkshopId) -> bool {
     let text = id.as_str();
-    text.len() == 17 && text.starts_with('w') && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+    text.len() == 17
+        && text.starts_with('w')
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
 }
 
 /// One answer from all workers' views. `rows` may name workers that are not among `views` (another kind of runtime's):

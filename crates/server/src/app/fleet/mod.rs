@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use clarateach_api::agent::{RevokedSession, SeatKeys};
 use clarateach_ids::{Generation, SeatKey, SeatNumber, WorkshopId};
-use clarateach_runtime::{EnvironmentState, Runtime, RuntimeKind};
+use clarateach_runtime::{ImageRef, Runtime, RuntimeKind};
 use clarateach_runtime_worker::{Worker, WorkerAddress};
 use clarateach_store::{Placement, Store, StoreError};
 use tokio::sync::watch;
@@ -30,6 +30,8 @@ use tokio_util::task::TaskTracker;
 use self::health::Health;
 use self::member::{Member, Surroundings};
 use self::merge::Doomed;
+use self::placement::ImageSight;
+use self::runtime::prepare_on;
 use self::table::Table;
 use super::clock::Clock;
 use super::leases::Leases;
@@ -63,6 +65,8 @@ pub struct Fleet {
     /// What the last merge left over, by seat: matters where nothing is wanted.
     remnants: Mutex<BTreeMap<RuntimeKind, BTreeMap<SeatKey, Generation>>>,
     sweeping: Mutex<BTreeSet<Doomed>>,
+    /// Images that seats are made of: workers that come later make them ready too.
+    images: Mutex<BTreeSet<(RuntimeKind, String)>>,
     runtimes: BTreeMap<RuntimeKind, Arc<dyn Runtime>>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -108,7 +112,8 @@ impl Fleet {
             let runtime = |kind| -> (RuntimeKind, Arc<dyn Runtime>) {
                 (kind, Arc::new(FleetRuntime::new(kind, fleet.clone())))
             };
-            let kinds = KINDS.into_iter().filter(|kind| !parts.local.contains(kind));
+            let local = parts.local.clone();
+            let kinds = KINDS.into_iter().filter(|kind| !local.contains(kind));
             Self {
                 store: parts.store,
                 sealer: parts.sealer,
@@ -124,6 +129,7 @@ impl Fleet {
                 table: Mutex::default(),
                 remnants: Mutex::default(),
                 sweeping: Mutex::default(),
+                images: Mutex::default(),
                 runtimes: kinds.map(runtime).collect(),
                 tasks: TaskTracker::new(),
                 stop: CancellationToken::new(),
@@ -172,7 +178,8 @@ impl Fleet {
                 if let Err(error) = self.sync().await {
                     tracing::warn!(%error, "the workers could not be read");
                 }
-                let due = self.leases.are_shared() && !matches!(before, Some(at) if tokio::time::Instant::now() < at);
+                let due = self.leases.are_shared()
+                    && !matches!(before, Some(at) if tokio::time::Instant::now() < at);
                 if due {
                     before = Some(tokio::time::Instant::now() + READING_PERIOD);
                     if let Err(error) = self.read_placements(None).await {
@@ -186,6 +193,7 @@ impl Fleet {
             let mut before: BTreeMap<String, Health> = BTreeMap::new();
             loop {
                 self.find_doubles();
+                self.prepare_newcomers();
                 let now: BTreeMap<_, _> =
                     self.members().into_iter().map(|(id, member)| (id, member.health())).collect();
                 if now != before {
@@ -214,8 +222,41 @@ impl Fleet {
         let _ = tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await;
     }
 
+    /// Wakes whoever decides, whenever anything about a worker changes, until `stop`.
+    pub async fn wake_on_change(&self, wake: &tokio::sync::Notify, stop: &CancellationToken) {
+        let mut revision = self.around.revision.subscribe();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                changed = revision.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    wake.notify_one();
+                }
+            }
+        }
+    }
+
     fn changed(&self) {
         self.around.revision.send_modify(|revision| *revision += 1);
+    }
+
+    /// Has workers that came later make the images in use ready.
+    fn prepare_newcomers(self: &Arc<Self>) {
+        let images = lock(&self.images).clone();
+        for (kind, image) in images {
+            let image = ImageRef(image);
+            for member in self.of_kind(kind) {
+                let lacks = member.with(|seen| {
+                    seen.takes_seats(&self.around.local) && seen.image(&image) == ImageSight::Unknown
+                });
+                if lacks && member.is_there() {
+                    self.tasks.spawn(prepare_on(member, image.clone(), Arc::new(|_| {})));
+                }
+            }
+        }
     }
 
     /// Two workers that are one host: the one with seats goes first, then the one that was there first.
@@ -280,10 +321,8 @@ impl Fleet {
     /// What workers have, or may have, of a workshop's seats beyond what the runtime of `kind` showed last.
     #[must_use]
     pub fn remnants(&self, kind: RuntimeKind, workshop: &WorkshopId) -> Vec<(SeatKey, Generation)> {
-        let first = SeatKey {
-            workshop: workshop.clone(),
-            seat: SeatNumber::new(1).expect("1 is a seat's number"),
-        };
+        let first =
+            SeatKey { workshop: workshop.clone(), seat: SeatNumber::new(1).expect("1 is a seat's number") };
         let remnants = lock(&self.remnants);
         let of_kind = remnants.get(&kind).into_iter().flat_map(|all| all.range(first.clone()..));
         let some = of_kind.take_while(|(key, _)| key.workshop == *workshop);
@@ -325,14 +364,17 @@ impl Fleet {
         lock(&self.table).newest(key).map(|(worker, _)| worker.to_owned())
     }
 
+    /// Whether learners reach any worker directly.
+    #[must_use]
+    pub fn has_public_workers(&self) -> bool {
+        let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
+        members.values().any(|member| member.with(|seen| seen.record().public_url.is_some()))
+    }
+
     /// Where learners reach a make of a seat directly; none: through this server's gateway.
     pub async fn public_url(&self, key: &SeatKey, generation: Generation) -> Option<String> {
         let keys = lock(&self.around.keys).clone();
-        let any_public = {
-            let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
-            members.values().any(|member| member.with(|seen| seen.record().public_url.is_some()))
-        };
-        if !any_public {
+        if !self.has_public_workers() {
             return None;
         }
         let member = self.find(key, Some(generation)).await?;
@@ -414,6 +456,7 @@ impl Fleet {
             let message = format!("worker {} does not answer", member.id());
             return Err(clarateach_runtime::RuntimeError::Unavailable { message });
         }
+        let _turn = member.turn().await;
         member.called(key);
         let began = tokio::time::Instant::now();
         let removed = member.worker().remove(key, generation).await;
@@ -423,7 +466,8 @@ impl Fleet {
         member.called(key);
         removed?;
         let unplaced = self.store.unplace(key, member.id(), generation).await;
-        unplaced.map_err(|error| clarateach_runtime::RuntimeError::Unavailable { message: error.to_string() })?;
+        unplaced
+            .map_err(|error| clarateach_runtime::RuntimeError::Unavailable { message: error.to_string() })?;
         lock(&self.table).gone(key, member.id(), generation);
         Ok(())
     }
@@ -450,7 +494,6 @@ impl Fleet {
     pub fn placements(&self) -> usize {
         lock(&self.table).rows().values().map(BTreeMap::len).sum()
     }
-
 
     /// Writes a row down.
     async fn place(&self, placement: Placement) -> Result<Placement, StoreError> {

@@ -32,12 +32,14 @@ pub struct Candidate {
 /// hurts few of a class), then another one than before, then with the most room; the id decides between equals.
 #[must_use]
 pub fn choose(candidates: &[Candidate]) -> Option<&Candidate> {
-    candidates.iter().filter(|worker| worker.room > 0 && worker.image != ImageSight::Missing).min_by(|a, b| {
-        let rank = |worker: &Candidate| {
-            (worker.image, worker.of_workshop, worker.had_it, u32::MAX - worker.room)
-        };
-        rank(a).cmp(&rank(b)).then_with(|| a.id.cmp(&b.id))
-    })
+    candidates.iter().filter(|worker| worker.room > 0 && worker.image != ImageSight::Missing).min_by(
+        |a, b| {
+            let rank = |worker: &Candidate| {
+                (worker.image, worker.of_workshop, worker.had_it, u32::MAX - worker.room)
+            };
+            rank(a).cmp(&rank(b)).then_with(|| a.id.cmp(&b.id))
+        },
+    )
 }
 
 #[cfg(test)]

@@ -95,11 +95,16 @@ impl Fleet {
             let id = record.id.clone();
             let before = known.get(&id);
             if let Some(before) = before.filter(|before| before.wish != WorkerWish::Forgotten) {
-                let same_token =
-                    self.token(before).is_ok_and(|token| token == agent.token.expose_secret());
+                let same_token = self.token(before).is_ok_and(|token| token == agent.token.expose_secret());
                 let same = same_token
                     && (&before.address, &before.public_url, &before.labels, before.capacity, &before.tls)
-                        == (&record.address, &record.public_url, &record.labels, record.capacity, &record.tls)
+                        == (
+                            &record.address,
+                            &record.public_url,
+                            &record.labels,
+                            record.capacity,
+                            &record.tls,
+                        )
                     && before.source == WorkerSource::Setting;
                 if same {
                     continue;
@@ -270,14 +275,13 @@ impl Fleet {
         }
         let had: Vec<(SeatKey, Generation)> = {
             let table = lock(&self.table);
-            let rows = table.rows().iter().filter(|(key, _)| {
-                table.newest(key).is_some_and(|(worker, _)| worker == id)
-            });
+            let rows = table
+                .rows()
+                .iter()
+                .filter(|(key, _)| table.newest(key).is_some_and(|(worker, _)| worker == id));
             rows.filter_map(|(key, holders)| Some((key.clone(), *holders.get(id)?))).collect()
         };
-        if member.is_there()
-            && timeout(CLEAR_WITHIN, self.clear(&member)).await.is_err()
-        {
+        if member.is_there() && timeout(CLEAR_WITHIN, self.clear(&member)).await.is_err() {
             tracing::warn!(worker = id, "not everything on the worker was removed before it was forgotten");
         }
         self.store.set_worker_wish(id, WorkerWish::Forgotten).await?;

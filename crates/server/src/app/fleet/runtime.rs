@@ -31,6 +31,8 @@ const RESOLVE_WITHIN: Duration = Duration::from_secs(4);
 const RESOLVE_AT_ONCE: usize = 4;
 /// When the image is ready on one worker, how long the others are waited for before seats are made.
 const PREPARE_GRACE: Duration = Duration::from_secs(5);
+/// After a worker failed to make an image ready, wait this long before it is asked again.
+const PREPARE_RETRY: Duration = Duration::from_secs(2);
 
 /// What the reconciler and the gateway see of all workers of a kind.
 pub struct FleetRuntime {
@@ -135,9 +137,11 @@ impl FleetRuntime {
             let (given, seen) = (desired.generation, placed.generation);
             return Err(RuntimeError::StaleGeneration { key: desired.key.clone(), given, seen });
         }
-        metrics::counter!("clarateach_placements_total").increment(1);
         fleet.member(&placed.worker).ok_or_else(|| {
-            unavailable(format!("the seat is on worker {}, which this server does not know yet", placed.worker))
+            unavailable(format!(
+                "the seat is on worker {}, which this server does not know yet",
+                placed.worker
+            ))
         })
     }
 
@@ -149,6 +153,28 @@ impl FleetRuntime {
             None => Err(RuntimeError::NotFound { key: key.clone() }),
         }
     }
+}
+
+/// Makes an image ready on a worker, and notes how far it is.
+pub(super) async fn prepare_on(
+    member: Arc<Member>,
+    image: ImageRef,
+    progress: ProgressFn,
+) -> Result<(), RuntimeError> {
+    member.set_image(&image, ImageSight::Preparing);
+    let prepared = member.worker().prepare(&image, progress).await;
+    member.heard(&prepared);
+    let sight = match &prepared {
+        Ok(()) => ImageSight::Ready,
+        Err(RuntimeError::Unavailable { .. }) => ImageSight::Unknown,
+        Err(_) => ImageSight::Missing,
+    };
+    if let Err(error) = &prepared {
+        tracing::warn!(worker = member.id(), %image, %error, "the image can't be made ready on the worker");
+        tokio::time::sleep(PREPARE_RETRY).await;
+    }
+    member.set_image(&image, sight);
+    prepared
 }
 
 /// Waits for the workers' views to be of now, each for a while.
@@ -242,6 +268,7 @@ impl Runtime for FleetRuntime {
         if there.is_empty() {
             return Err(self.nobody_answers(&all));
         }
+        lock(&fleet.images).insert((self.kind, image.0.clone()));
         let many = there.len();
         let mut under_way: FuturesUnordered<_> = there
             .into_iter()
@@ -252,25 +279,8 @@ impl Runtime for FleetRuntime {
                     let said = if many > 1 { format!("{} (worker {id})", step.step) } else { step.step };
                     shown(PrepareProgress { step: said, bytes: step.bytes });
                 });
-                let image = image.clone();
                 // A task of its own: it goes on when nobody waits for it any more.
-                fleet.tasks.spawn(async move {
-                    member.set_image(&image, ImageSight::Preparing);
-                    let prepared = member.worker().prepare(&image, progress).await;
-                    member.heard(&prepared);
-                    member.set_image(
-                        &image,
-                        match &prepared {
-                            Ok(()) => ImageSight::Ready,
-                            Err(RuntimeError::Unavailable { .. }) => ImageSight::Unknown,
-                            Err(_) => ImageSight::Missing,
-                        },
-                    );
-                    if let Err(error) = &prepared {
-                        tracing::warn!(worker = member.id(), %image, %error, "the image can't be made ready on the worker");
-                    }
-                    prepared
-                })
+                fleet.tasks.spawn(prepare_on(member, image.clone(), progress))
             })
             .collect();
         let mut refusal = None;
@@ -302,11 +312,13 @@ impl Runtime for FleetRuntime {
             return Err(unavailable(format!("worker {}, which has the seat, does not answer", member.id())));
         }
         let (key, generation, image) = (desired.key.clone(), desired.generation, desired.image.clone());
+        let turn = member.turn().await;
         member.called(&key);
         let began = Instant::now();
         let applied = member.worker().apply(desired).await;
         metrics::histogram!("clarateach_worker_call_seconds", "call" => "apply")
             .record(began.elapsed().as_secs_f64());
+        drop(turn);
         member.heard(&applied);
         member.called(&key);
         match &applied {
@@ -332,7 +344,9 @@ impl Runtime for FleetRuntime {
             .map(|member| {
                 let there = member.is_there();
                 let seen = member.with(|seen| {
-                    there.then(|| seen.observed().map(|(all, called, now)| (all.clone(), called, now))).flatten()
+                    there
+                        .then(|| seen.observed().map(|(all, called, now)| (all.clone(), called, now)))
+                        .flatten()
                 });
                 let why = || {
                     let problem = member.with(|seen| seen.problem(&fleet.around.local)).unwrap_or_default();
@@ -362,8 +376,9 @@ impl Runtime for FleetRuntime {
         let Ok(fleet) = self.fleet() else { return std::future::pending().await };
         let mut revision = fleet.around.revision.subscribe();
         drop(fleet);
-        match revision.wait_for(|revision| *revision > since.0).await {
-            Ok(revision) => Revision(*revision),
+        let next = revision.wait_for(|revision| *revision > since.0).await.map(|revision| *revision);
+        match next {
+            Ok(revision) => Revision(revision),
             // The server is stopping.
             Err(_) => std::future::pending().await,
         }

@@ -19,10 +19,11 @@ use clarateach_gateway::EndedWhy;
 use clarateach_ids::{Generation, SeatKey, WorkshopId};
 use clarateach_lifecycle::{SeatState, Wanted};
 use clarateach_runtime::{
-    DesiredSeat, Egress, Environment, ImageRef, Reason, Revision, Runtime, RuntimeError, RuntimeKind,
+    DesiredSeat, Egress, Environment, EnvironmentState, ImageRef, Reason, Revision, Runtime, RuntimeError,
+    RuntimeKind,
 };
-use clarateach_store::{SeatWrite, StoreError, WorkshopRecord, WorkshopWrite};
-use jiff::Timestamp;
+use clarateach_store::{Fence, SeatWrite, StoreError, WorkshopRecord, WorkshopWrite};
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -37,8 +38,13 @@ use super::workshops::ENV_PURPOSE;
 const PERIOD: Duration = Duration::from_secs(5);
 /// After a store that failed, wait this long.
 const STORE_RETRY: Duration = Duration::from_secs(1);
-/// Calls to runtimes at once. Runtimes bound their own work further.
+/// Calls to runtimes at once. Runtimes bound their own work further, and the fleet that of each worker.
 const CALLS_AT_ONCE: usize = 32;
+const REMOTE_CALLS_AT_ONCE: usize = 1024;
+/// A worker that is cut off ends the seats of a workshop so long after the workshop's end.
+const CUT_OFF_AFTER: SignedDuration = SignedDuration::from_mins(15);
+/// After a call that nobody answered, the seat is left alone for a while.
+const CALL_RETRY: Duration = Duration::from_secs(1);
 
 /// Calls under way and what came of those that failed.
 #[derive(Default)]
@@ -47,6 +53,10 @@ struct Desk {
     begun: BTreeMap<SeatKey, (Generation, Instant)>,
     in_flight: BTreeSet<SeatKey>,
     failures: BTreeMap<WorkshopId, Failures>,
+    /// Ends that workers were told, by seat and make: some don't show theirs.
+    told_ends: BTreeMap<SeatKey, (Generation, Option<Timestamp>)>,
+    /// Leases that had been gained when everything was looked at anew.
+    gains: u64,
 }
 
 /// The loop. One per store.
@@ -54,6 +64,7 @@ pub struct Reconciler {
     app: Arc<App>,
     desk: Arc<Mutex<Desk>>,
     calls: Arc<Semaphore>,
+    remote_calls: Arc<Semaphore>,
     tasks: TaskTracker,
 }
 
@@ -75,15 +86,19 @@ impl Reconciler {
             app,
             desk: Arc::default(),
             calls: Arc::new(Semaphore::new(CALLS_AT_ONCE)),
+            remote_calls: Arc::new(Semaphore::new(REMOTE_CALLS_AT_ONCE)),
             tasks: TaskTracker::new(),
         }
     }
 
     /// Runs until `stop`. Environments are left as they are.
     pub async fn run(self, stop: CancellationToken) {
-        for runtime in self.app.runtimes.all() {
+        for runtime in self.app.runtimes.local() {
             self.tasks.spawn(watch(Arc::clone(runtime), Arc::clone(&self.app.wake), stop.clone()));
         }
+        let (fleet, wake) = (Arc::clone(&self.app.fleet), Arc::clone(&self.app.wake));
+        let stopped = stop.clone();
+        self.tasks.spawn(async move { fleet.wake_on_change(&wake, &stopped).await });
         while !stop.is_cancelled() {
             let began = Instant::now();
             let pause = match self.pass().await {
@@ -108,6 +123,12 @@ impl Reconciler {
 
     /// Looks at everything once. Returns how long to wait when nothing wakes us.
     async fn pass(&self) -> Result<Duration, StoreError> {
+        // What another server may have changed before we decided here is not known any more.
+        let gains = self.app.leases.gains();
+        if lock(&self.desk).gains != gains {
+            self.app.fleet.begin_anew().await?;
+            lock(&self.desk).gains = gains;
+        }
         // Calls that come back while we look must still count as under way: what they made may not show yet.
         let in_flight = lock(&self.desk).in_flight.clone();
         // Then what is there, then what is wanted: whatever was made for a wish that is gone by now shows as foreign
@@ -122,6 +143,10 @@ impl Reconciler {
         let mut pause = PERIOD;
         let workshops = self.app.store.workshops(None).await?;
         for (workshop, _) in &workshops {
+            if !self.app.leases.owns(&workshop.id) {
+                forget(&mut seen, &workshop.id);
+                continue;
+            }
             if workshop.wanted == Wanted::Running && workshop.ends_at.is_some_and(|end| end <= now) {
                 self.end_on_time(&workshop.id, now).await?;
             }
@@ -136,10 +161,14 @@ impl Reconciler {
                 Err(error) => self.note_reason(workshop, error.reason(), now).await?,
                 Ok(environments) => {
                     let environments = environments.remove(&workshop.id).unwrap_or_default();
-                    match self.workshop(workshop, runtime, &environments, &in_flight, now).await {
+                    match self.workshop(workshop, runtime, environments, &in_flight, now).await {
                         Ok(look_again) => pause = pause.min(look_again),
                         // Deleted in between, or changed: the next pass sees it.
-                        Err(StoreError::NotFound { .. } | StoreError::Conflict { .. }) => {}
+                        Err(
+                            StoreError::NotFound { .. }
+                            | StoreError::Conflict { .. }
+                            | StoreError::Fenced { .. },
+                        ) => {}
                         Err(error) => return Err(error),
                     }
                 }
@@ -150,7 +179,8 @@ impl Reconciler {
             let (Ok(environments), Some(runtime)) = (environments, self.app.runtimes.get(kind)) else {
                 continue;
             };
-            for environment in environments.into_values().flatten() {
+            let ours = environments.into_iter().filter(|(id, _)| self.app.leases.owns(id));
+            for environment in ours.flat_map(|(_, environments)| environments) {
                 self.remove(runtime, environment.key, environment.generation);
             }
         }
@@ -187,20 +217,25 @@ impl Reconciler {
             status: Some(workshop.status),
             reason,
             seats: Vec::new(),
-            fence: None,
+            fence: self.fence(&workshop.id)?,
             now,
         };
         match self.app.store.write_workshop(write).await {
-            Err(StoreError::NotFound { .. }) => Ok(()),
+            Err(StoreError::NotFound { .. } | StoreError::Fenced { .. }) => Ok(()),
             other => other.map(|_| ()),
         }
+    }
+
+    /// What goes with each write for a workshop.
+    fn fence(&self, id: &WorkshopId) -> Result<Option<Fence>, StoreError> {
+        self.app.leases.fence(id).map_err(|_| StoreError::Fenced { lease: "reconcile".to_owned() })
     }
 
     async fn workshop(
         &self,
         workshop: &WorkshopRecord,
         runtime: &Arc<dyn Runtime>,
-        environments: &[Environment],
+        environments: Vec<Environment>,
         in_flight: &BTreeSet<SeatKey>,
         now: Timestamp,
     ) -> Result<Duration, StoreError> {
@@ -208,14 +243,63 @@ impl Reconciler {
         let seats = self.app.store.seats(&workshop.id).await?;
         let seats: Vec<_> = seats.into_iter().map(|(seat, holder)| (seat, holder.is_some())).collect();
         let image = ImageRef(workshop.image.clone());
-        let image = if workshop.wanted == Wanted::Running {
+        let running = workshop.wanted == Wanted::Running;
+        let image = if running {
             self.app.progress.prepare(runtime, &image, &self.app.wake, &self.tasks)
         } else {
             plan::ImageState::Ready
         };
-        let sight =
-            Sight { workshop, seats: &seats, environments, in_flight, failures: &failures, image, now };
-        let decided = plan(&sight);
+        let remote = self.app.runtimes.is_remote(runtime.kind());
+        let leaving = if remote && running {
+            self.app.fleet.leaving(runtime.kind(), &workshop.id)
+        } else {
+            BTreeSet::new()
+        };
+        let environments = if remote && !running {
+            with_remnants(environments, self.app.fleet.remnants(runtime.kind(), &workshop.id))
+        } else {
+            environments
+        };
+        let sight = Sight {
+            workshop,
+            seats: &seats,
+            environments: &environments,
+            in_flight,
+            failures: &failures,
+            leaving: &leaving,
+            image,
+            now,
+        };
+        let mut decided = plan(&sight);
+        if remote && running {
+            let ends = self.ends_to_tell(workshop, &sight, &decided);
+            decided.actions.extend(ends);
+        }
+        self.write_down(workshop, &mut decided, failures, now).await?;
+        self.act(workshop, runtime, &mut decided);
+        if decided.purge {
+            let fence = self.fence(&workshop.id)?;
+            self.app.store.purge_workshop(&workshop.id, fence.as_ref()).await?;
+            self.app.directory.forget_workshop(&workshop.id);
+            let mut desk = lock(&self.desk);
+            desk.told_ends.retain(|key, _| key.workshop != workshop.id);
+            desk.begun.retain(|key, _| key.workshop != workshop.id);
+        }
+        let until = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO);
+        let mut pause = decided.look_again.map_or(PERIOD, until).max(Duration::from_millis(20));
+        if let (Wanted::Running, Some(end)) = (workshop.wanted, workshop.ends_at) {
+            pause = pause.min(until(end).max(Duration::from_millis(20)));
+        }
+        Ok(pause)
+    }
+
+    async fn write_down(
+        &self,
+        workshop: &WorkshopRecord,
+        decided: &mut plan::Plan,
+        failures: Failures,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let lost: Vec<SeatKey> = decided
             .seats
             .iter()
@@ -235,9 +319,13 @@ impl Reconciler {
                 id: workshop.id.clone(),
                 wanted: workshop.wanted,
                 status: Some(decided.status.unwrap_or(workshop.status)),
-                reason: if decided.status.is_some() { decided.reason } else { workshop.reason.clone() },
-                seats: decided.seats,
-                fence: None,
+                reason: if decided.status.is_some() {
+                    decided.reason.take()
+                } else {
+                    workshop.reason.clone()
+                },
+                seats: std::mem::take(&mut decided.seats),
+                fence: self.fence(&workshop.id)?,
                 now,
             };
             let written = self.app.store.write_workshop(write).await;
@@ -256,7 +344,11 @@ impl Reconciler {
             self.app.directory.forget(&key);
         }
         self.measure_ready(ready);
-        for action in decided.actions {
+        Ok(())
+    }
+
+    fn act(&self, workshop: &WorkshopRecord, runtime: &Arc<dyn Runtime>, decided: &mut plan::Plan) {
+        for action in std::mem::take(&mut decided.actions) {
             match action {
                 Action::Apply(seat, generation) => {
                     let key = SeatKey { workshop: workshop.id.clone(), seat };
@@ -274,17 +366,51 @@ impl Reconciler {
                 Action::Remove(key, generation) => self.remove(runtime, key, generation),
             }
         }
-        if decided.purge {
-            self.app.store.purge_workshop(&workshop.id, None).await?;
-            self.app.directory.forget_workshop(&workshop.id);
-            lock(&self.desk).begun.retain(|key, _| key.workshop != workshop.id);
+    }
+
+    /// When a worker that is cut off ends a workshop's seats by itself.
+    fn not_after(workshop: &WorkshopRecord) -> Option<Timestamp> {
+        workshop.ends_at.and_then(|end| end.checked_add(CUT_OFF_AFTER).ok())
+    }
+
+    /// Applies that tell workers a workshop's new end.
+    fn ends_to_tell(
+        &self,
+        workshop: &WorkshopRecord,
+        sight: &Sight<'_>,
+        decided: &plan::Plan,
+    ) -> Vec<Action> {
+        let wanted = Self::not_after(workshop);
+        let generations: BTreeMap<_, _> =
+            sight.seats.iter().map(|(seat, _)| (&seat.key, seat.generation)).collect();
+        let acted: BTreeSet<_> = decided
+            .actions
+            .iter()
+            .filter_map(|action| match action {
+                Action::Apply(seat, _) => Some(*seat),
+                Action::Remove(..) => None,
+            })
+            .collect();
+        let mut desk = lock(&self.desk);
+        let mut actions = Vec::new();
+        for environment in sight.environments {
+            let key = &environment.key;
+            let lives = matches!(environment.state, EnvironmentState::Ready)
+                && generations.get(key) == Some(&environment.generation);
+            let told = (environment.generation, wanted);
+            let second = |at: Option<Timestamp>| at.map(Timestamp::as_second);
+            if !lives
+                || second(environment.not_after) == second(wanted)
+                || sight.in_flight.contains(key)
+                || acted.contains(&key.seat)
+                || desk.told_ends.get(key) == Some(&told)
+            {
+                continue;
+            }
+            desk.told_ends.insert(key.clone(), told);
+            actions.push(Action::Apply(key.seat, environment.generation));
         }
-        let until = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO);
-        let mut pause = decided.look_again.map_or(PERIOD, until).max(Duration::from_millis(20));
-        if let (Wanted::Running, Some(end)) = (workshop.wanted, workshop.ends_at) {
-            pause = pause.min(until(end).max(Duration::from_millis(20)));
-        }
-        Ok(pause)
+        actions
     }
 
     fn desired(
@@ -301,6 +427,7 @@ impl Reconciler {
         };
         let env = self.app.sealer.open_sealed(ENV_PURPOSE, &workshop.env_sealed).map_err(|_| unreadable())?;
         let env: BTreeMap<String, String> = serde_json::from_slice(&env).map_err(|_| unreadable())?;
+        let kind = workshop.runtime.parse().ok();
         Ok(DesiredSeat {
             secret: self.app.sealer.seat_secret(&self.app.installation, &key, generation),
             key,
@@ -312,7 +439,11 @@ impl Reconciler {
             env,
             egress: Egress::default(),
             // Runtimes in this process end with it; only a worker that can be cut off needs to know the end itself.
-            not_after: None,
+            not_after: if kind.is_some_and(|kind| self.app.runtimes.is_remote(kind)) {
+                Self::not_after(workshop)
+            } else {
+                None
+            },
         })
     }
 
@@ -326,6 +457,11 @@ impl Reconciler {
                 metrics::histogram!("clarateach_seat_ready_seconds").record(at.elapsed().as_secs_f64());
             }
         }
+    }
+
+    fn calls(&self, runtime: &Arc<dyn Runtime>) -> Arc<Semaphore> {
+        let remote = self.app.runtimes.is_remote(runtime.kind());
+        Arc::clone(if remote { &self.remote_calls } else { &self.calls })
     }
 
     fn begin(&self, key: &SeatKey) -> bool {
@@ -343,14 +479,22 @@ impl Reconciler {
                 *begun = (desired.generation, Instant::now());
             }
         }
+        let calls = self.calls(runtime);
         let (runtime, desk, wake) = (Arc::clone(runtime), Arc::clone(&self.desk), Arc::clone(&self.app.wake));
-        let (calls, app) = (Arc::clone(&self.calls), Arc::clone(&self.app));
+        let (calls, app) = (calls, Arc::clone(&self.app));
         self.tasks.spawn(async move {
             let _permit = calls.acquire().await;
             let (key, generation, image) = (desired.key.clone(), desired.generation, desired.image.clone());
             let result = runtime.apply(desired).await;
+            if let Err(RuntimeError::Unavailable { .. }) = &result {
+                // Keeps the seat in flight for a moment, so that what does not answer isn't hammered.
+                tokio::time::sleep(CALL_RETRY).await;
+            }
             let mut desk = lock(&desk);
             desk.in_flight.remove(&key);
+            if result.is_err() {
+                desk.told_ends.remove(&key);
+            }
             match result {
                 Ok(()) => {}
                 // Nobody can tell whether it was done: the next look does.
@@ -376,8 +520,8 @@ impl Reconciler {
         if !self.begin(&key) {
             return;
         }
+        let calls = self.calls(runtime);
         let (runtime, desk, wake) = (Arc::clone(runtime), Arc::clone(&self.desk), Arc::clone(&self.app.wake));
-        let calls = Arc::clone(&self.calls);
         self.tasks.spawn(async move {
             let _permit = calls.acquire().await;
             let result = runtime.remove(&key, generation).await;
@@ -390,6 +534,38 @@ impl Reconciler {
             wake.notify_one();
         });
     }
+}
+
+/// Leaves a workshop out that somebody else decides for.
+fn forget(
+    seen: &mut BTreeMap<RuntimeKind, Result<BTreeMap<WorkshopId, Vec<Environment>>, RuntimeError>>,
+    id: &WorkshopId,
+) {
+    for environments in seen.values_mut().flatten() {
+        environments.remove(id);
+    }
+}
+
+/// What workers may still have of seats nobody wants, besides what they show.
+fn with_remnants(
+    mut environments: Vec<Environment>,
+    remnants: Vec<(SeatKey, Generation)>,
+) -> Vec<Environment> {
+    for (key, generation) in remnants {
+        match environments.iter_mut().find(|environment| environment.key == key) {
+            Some(environment) => environment.generation = environment.generation.max(generation),
+            None => environments.push(Environment {
+                key,
+                generation,
+                state: EnvironmentState::Stopped,
+                reason: None,
+                address: None,
+                handle: None,
+                not_after: None,
+            }),
+        }
+    }
+    environments
 }
 
 fn by_workshop(environments: Vec<Environment>) -> BTreeMap<WorkshopId, Vec<Environment>> {

@@ -11,6 +11,9 @@ use clarateach_runtime::{Environment, EnvironmentState, Reason};
 use clarateach_store::{SeatRecord, SeatWrite, WorkshopRecord};
 use jiff::{SignedDuration, Timestamp};
 
+use crate::app::fleet::merge::WORKER_UNREACHABLE;
+use crate::app::fleet::registry::WORKER_FORGOTTEN;
+
 /// How long an environment may take from apply to ready before it counts as failed.
 const START_WITHIN: SignedDuration = SignedDuration::from_secs(90);
 /// How long a free seat's environment may stay silent before it is made anew.
@@ -45,6 +48,8 @@ pub struct Sight<'a> {
     pub in_flight: &'a BTreeSet<SeatKey>,
     /// Applies that were refused or failed since the last look.
     pub failures: &'a Failures,
+    /// Free seats that should be made anew elsewhere: their worker is being drained.
+    pub leaving: &'a BTreeSet<SeatNumber>,
     /// Whether the image is ready to be used; else why it can't be.
     pub image: ImageState,
     /// Now.
@@ -274,6 +279,9 @@ impl Seat<'_> {
     fn seen(&self, environment: &Environment) -> Decision {
         let state = observe_seat(self.seat.state, sight_of(environment.state));
         match environment.state {
+            EnvironmentState::Ready if !self.held && self.sight.leaving.contains(&self.seat.key.seat) => {
+                self.anew(None)
+            }
             EnvironmentState::Ready => {
                 let write = SeatWrite { attempts: 0, retry_at: None, ..self.write(state, None) };
                 Decision { write, action: None }
@@ -310,6 +318,9 @@ impl Seat<'_> {
     /// Runs and does not answer: a learner's seat is left alone, a free one is made anew after a while.
     fn silent(&self, environment: &Environment, state: SeatState) -> Decision {
         let reason = environment.reason.as_ref().map(pair);
+        let away = environment.reason.as_ref().is_some_and(|reason| reason.code == WORKER_UNREACHABLE);
+        // Whatever a free seat was about to become there, it may as well become elsewhere.
+        let state = if away && !self.held { SeatState::Unreachable } else { state };
         if self.held || state == SeatState::Starting {
             return if state == SeatState::Starting {
                 self.starting()
@@ -338,7 +349,8 @@ impl Seat<'_> {
         if was_there && self.environment.is_none() {
             let message = "The seat's environment and its disk were removed from outside. Reset the seat to give its \
                            learner a fresh one.";
-            let reason = Some(("DISK_GONE".to_owned(), message.to_owned()));
+            let told = self.seat.reason.clone().filter(|(code, _)| code == WORKER_FORGOTTEN);
+            let reason = told.or_else(|| Some(("DISK_GONE".to_owned(), message.to_owned())));
             let write = SeatWrite { retry_at: None, ..self.write(SeatState::Unreachable, reason) };
             return Decision { write, action: None };
         }

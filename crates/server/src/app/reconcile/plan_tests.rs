@@ -76,6 +76,7 @@ impl World {
             environments: &environments,
             in_flight: &BTreeSet::new(),
             failures: &failures,
+            leaving: &BTreeSet::new(),
             image: self.image.clone(),
             now: self.now,
         })
@@ -338,6 +339,7 @@ fn of_several_environments_of_a_seat_the_newest_is_its_own() {
             environments: &environments,
             in_flight: &BTreeSet::new(),
             failures: &Failures::new(),
+            leaving: &BTreeSet::new(),
             image: ImageState::Ready,
             now: world.now,
         });

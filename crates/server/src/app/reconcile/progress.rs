@@ -13,6 +13,8 @@ use super::plan::ImageState;
 
 /// After a failed fetch, wait this long before the next.
 const RETRY: Duration = Duration::from_secs(30);
+/// The same when nobody was there to fetch it.
+const RETRY_AWAY: Duration = Duration::from_secs(2);
 
 enum Stage {
     Fetching(Option<PrepareProgress>),
@@ -71,7 +73,9 @@ impl Progress {
         match stages.get(&key) {
             Some(Stage::Ready) => return ImageState::Ready,
             Some(Stage::Fetching(_)) => return ImageState::Fetching,
-            Some(Stage::Failed(reason, at)) if at.elapsed() < RETRY => {
+            Some(Stage::Failed(reason, at))
+                if at.elapsed() < if reason.code == "RUNTIME_UNAVAILABLE" { RETRY_AWAY } else { RETRY } =>
+            {
                 return ImageState::Failed(reason.clone());
             }
             Some(Stage::Failed(..)) | None => {}
