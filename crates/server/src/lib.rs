@@ -6,6 +6,8 @@
 pub mod app;
 pub mod cli;
 pub mod config;
+mod database;
+mod local;
 mod microvms;
 pub mod routes;
 mod start;

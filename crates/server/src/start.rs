@@ -1,20 +1,15 @@
 //! Puts the parts together and takes them apart again.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use clarateach_gateway::{Gateway, GatewayConfig, Limits, PreviewDomain, Scheme};
-use clarateach_ids::InstallationId;
-use clarateach_runtime::Runtime;
-use clarateach_runtime_docker::{DockerConfig, DockerRuntime};
-use clarateach_runtime_process::{ProcessConfig, ProcessRuntime};
-use clarateach_runtime_simulated::{SimulatedConfig, SimulatedRuntime};
+use clarateach_ids::WorkerId;
 use clarateach_runtime_worker::{Worker, WorkerAddress, WorkerClient};
 use clarateach_seatproto::token::Verifier;
-use clarateach_store::sqlite::SqliteStore;
-use clarateach_store::{DatabaseUrl, Store, StoreError, WorkerWish};
+use clarateach_store::{StoreError, WorkerWish};
 use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -27,14 +22,11 @@ use crate::app::directory::Directory;
 use crate::app::fleet::{Connect, Fleet, FleetParts};
 use crate::app::leases::Leases;
 use crate::app::runtimes::Runtimes;
-use crate::app::seal::Sealer;
 use crate::app::signer::{Signer, SignerError, seat_keys};
 use crate::app::throttle::Throttle;
-use crate::config::{Config, Listen, VmmChoice};
-use crate::{microvms, routes, tasks};
-
-/// How many environments a single machine's runtimes hold at most.
-const LOCAL_CAPACITY: u32 = 2000;
+use crate::config::{Config, Listen};
+use crate::database::{self, Database};
+use crate::{local, routes, tasks};
 
 /// Why the server did not start. Each says what and why in one line.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +87,7 @@ impl Running {
         let _ = self.serving.await;
         self.tasks.close();
         self.tasks.wait().await;
+        self.app.leases.release(&*self.app.store).await;
         self.app.store.close().await;
     }
 }
@@ -105,6 +98,14 @@ impl Running {
 /// See [`StartError`].
 pub async fn start(config: Config) -> Result<Running, StartError> {
     start_with(config, Arc::new(worker_client)).await
+}
+
+/// What this server is called among those on its database: never the same twice, so that what an earlier process held
+/// is not taken for its own.
+fn holder() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(40).collect();
+    format!("{host}/{}", WorkerId::random())
 }
 
 fn worker_client(address: WorkerAddress) -> Result<Arc<dyn Worker>, String> {
@@ -119,7 +120,7 @@ fn worker_client(address: WorkerAddress) -> Result<Arc<dyn Worker>, String> {
 /// # Errors
 /// See [`StartError`].
 pub async fn start_with(config: Config, connect: Connect) -> Result<Running, StartError> {
-    let database = database_path(&config)?;
+    let url = database::parse(&config)?;
     // First: a start that fails for its port leaves no database behind.
     let listener = clarateach_gateway::listen(config.listen.address)
         .await
@@ -127,23 +128,26 @@ pub async fn start_with(config: Config, connect: Connect) -> Result<Running, Sta
     let address = listener
         .local_addr()
         .map_err(|source| StartError::Listen { address: config.listen.address, source })?;
-    let store = SqliteStore::open(&database).map_err(|error| StartError::Database(with_causes(&error)))?;
-    let state_dir = config.state_dir.clone().unwrap_or_else(|| beside(&database));
-    private_dir(&state_dir).map_err(|source| StartError::StateDir { path: state_dir.clone(), source })?;
-    let store: Arc<dyn Store> = Arc::new(store);
+    let Database { store, sealer, state_dir, name } = database::open(&config, &url).await?;
     let installation = store.installation().await?;
-    let sealer = Sealer::open(config.access.server_key.as_ref(), &state_dir)
-        .map_err(|source| StartError::StateDir { path: state_dir.clone(), source })?;
-    let (signer, keys) = Signer::load(&*store, &sealer, installation.clone(), Timestamp::now()).await?;
+    // A server on a file is alone with it.
+    let leases = Arc::new(match state_dir {
+        Some(_) => Leases::sole(),
+        None => Leases::shared(holder()),
+    });
+    let (signer, keys) =
+        Signer::load(&*store, &sealer, &leases, installation.clone(), Timestamp::now()).await?;
 
     let sealer = Arc::new(sealer);
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let known = store.workers().await?;
     let distributed =
         !config.seats.workers.is_empty() || known.iter().any(|worker| worker.wish != WorkerWish::Forgotten);
-    let local = runtimes(&config, distributed, &installation, &state_dir, &stop).await;
+    let local = match &state_dir {
+        Some(state_dir) => local::runtimes(&config, distributed, &installation, state_dir, &stop).await,
+        None => Vec::new(),
+    };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let leases = Arc::new(Leases::sole());
     let fleet = Fleet::new(FleetParts {
         store: Arc::clone(&store),
         sealer: Arc::clone(&sealer),
@@ -192,36 +196,13 @@ pub async fn start_with(config: Config, connect: Connect) -> Result<Running, Sta
     tasks::spawn(&app, &tasks, &stop);
     let serving =
         tokio::spawn(clarateach_gateway::serve(listener, routes::router(Arc::clone(&app)), stop.clone()));
-    tracing::info!(%address, database = %database.display(), "Server runs on http://localhost:{}", address.port());
+    tracing::info!(%address, database = name, "Server runs on http://localhost:{}", address.port());
     Ok(Running { address, app, serving, tasks, stop })
 }
 
-fn with_causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |all, cause| format!("{all}: {cause}"))
-}
-
-fn database_path(config: &Config) -> Result<PathBuf, StartError> {
-    match config.database_url.parse::<DatabaseUrl>() {
-        Ok(DatabaseUrl::SqliteFile(path)) => Ok(path),
-        Ok(DatabaseUrl::SqliteMemory) => Err(StartError::Database(
-            "a server needs a file: what is in memory is gone at its end".to_owned(),
-        )),
-        Ok(DatabaseUrl::Postgres(_)) => {
-            Err(StartError::Database("this server keeps its data in a file; give a path".to_owned()))
-        }
-        Err(error) => Err(StartError::Database(error.to_string())),
-    }
-}
-
-/// `clarateach.state` beside `clarateach.db`.
-fn beside(database: &Path) -> PathBuf {
-    database.with_extension("state")
-}
-
-fn private_dir(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 fn gateway_config(listen: &Listen, port: u16) -> GatewayConfig {
@@ -243,67 +224,4 @@ fn gateway_config(listen: &Listen, port: u16) -> GatewayConfig {
         secure_cookies: https,
         limits: Limits::default(),
     }
-}
-
-/// Docker always (it may come up later), microVMs where they can be had, processes where only this machine can reach them,
-/// simulated when asked for.
-async fn runtimes(
-    config: &Config,
-    distributed: bool,
-    installation: &InstallationId,
-    state_dir: &Path,
-    stop: &CancellationToken,
-) -> Vec<Arc<dyn Runtime>> {
-    let mut runtimes: Vec<Arc<dyn Runtime>> = Vec::new();
-    match clarateach_runtime::workspace_bin::find(config.seats.workspace_bin.as_deref()) {
-        Ok(bin) => {
-            tracing::info!(path = %bin.path.display(), "seats get this workspace binary");
-            if !bin.is_static {
-                tracing::warn!(
-                    "the workspace binary is dynamically linked, so it runs only in images with the same C library; \
-                     build the static one with scripts/build-workspace.sh"
-                );
-            }
-            let docker = DockerConfig {
-                socket: PathBuf::from(&config.seats.docker_host),
-                ..DockerConfig::new(
-                    installation.clone(),
-                    bin.path.clone(),
-                    state_dir.join("docker"),
-                    LOCAL_CAPACITY,
-                )
-            };
-            match DockerRuntime::connect(docker) {
-                Ok(runtime) => runtimes.push(Arc::new(runtime)),
-                Err(error) => tracing::error!(%error, "no docker runtime"),
-            }
-            // With workers, microVMs are theirs, unless this machine was told to make them.
-            if bin.is_static && !(distributed && config.seats.microvms.vmm == VmmChoice::Auto) {
-                let place = microvms::Place {
-                    installation,
-                    workspace_bin: bin.path.clone(),
-                    state_dir: state_dir.join("microvm"),
-                    stop: stop.clone(),
-                };
-                runtimes.extend(microvms::open(&config.seats.microvms, place).await);
-            }
-            if config.listen.address.ip().is_loopback() {
-                let process = ProcessConfig::new(bin.path, state_dir.join("process"), LOCAL_CAPACITY);
-                match ProcessRuntime::open(process) {
-                    Ok(runtime) => runtimes.push(Arc::new(runtime)),
-                    Err(error) => tracing::error!(%error, "no process runtime"),
-                }
-            }
-        }
-        Err(error) => tracing::error!(
-            %error,
-            "no workspace binary, so no docker and no process runtime; build it with scripts/build-workspace.sh \
-             or set WORKSPACE_BIN"
-        ),
-    }
-    if config.seats.simulated {
-        tracing::warn!("the simulated runtime is on: its seats are not real");
-        runtimes.push(Arc::new(SimulatedRuntime::new(SimulatedConfig::default())));
-    }
-    runtimes
 }

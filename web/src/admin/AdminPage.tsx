@@ -4,6 +4,7 @@ import { sentence } from "../api/error";
 import type { AdminOverview, AdminVm, UserView } from "../api/types";
 import { Shell } from "../instructor/Shell";
 import { tone } from "../instructor/words";
+import { Workers } from "./Workers";
 import { CopyButton } from "../ui/CopyButton";
 import { span } from "../ui/time";
 
@@ -54,6 +55,7 @@ function Dashboard() {
       )}
       {overview && <Overview overview={overview} />}
       {vms && <Environments vms={vms.vms} unknown={vms.unknown} />}
+      <Workers />
       <Users />
     </>
   );
@@ -66,7 +68,7 @@ function Overview({ overview }: { overview: AdminOverview }) {
     ["Learners", overview.learners],
     ["In line", overview.waiting],
     ["Environments", overview.vms],
-    ["Workers", overview.workers],
+    ["Workers", `${overview.usable_workers} of ${overview.workers} take seats`],
     ["Up for", span(overview.uptime_seconds * 1000)],
     ["Version", overview.version],
   ];
@@ -122,6 +124,7 @@ function Environments({ vms, unknown }: { vms: AdminVm[]; unknown: string[] }) {
                 <th scope="col">Seat</th>
                 <th scope="col">Make</th>
                 <th scope="col">Runtime</th>
+                <th scope="col">Worker</th>
                 <th scope="col">Status</th>
                 <th scope="col">Address</th>
                 <th scope="col">Handle</th>
@@ -136,6 +139,7 @@ function Environments({ vms, unknown }: { vms: AdminVm[]; unknown: string[] }) {
                   <td>{vm.seat_id}</td>
                   <td>{vm.generation}</td>
                   <td>{vm.runtime}</td>
+                  <td>{vm.worker ?? "–"}</td>
                   <td>
                     <span class={`status ${vm.status === "ready" ? "good" : tone(vm.status)}`}>{vm.status}</span>
                     {vm.reason !== null && <small> {vm.reason}</small>}

@@ -1,5 +1,5 @@
-import { json } from "./http";
-import type { AdminOverview, AdminVm, UserView } from "./types";
+import { json, send } from "./http";
+import type { AdminOverview, AdminVm, UserView, WorkerView } from "./types";
 
 export async function getOverview(): Promise<AdminOverview> {
   return (await json<{ overview: AdminOverview }>("/api/admin/overview")).overview;
@@ -17,4 +17,22 @@ export async function listUsers(): Promise<UserView[]> {
 /** Makes an instructor; the token is shown this once. */
 export async function createUser(name: string): Promise<{ user: UserView; token: string }> {
   return json("/api/admin/users", { method: "POST", body: { name } });
+}
+
+export async function listWorkers(): Promise<WorkerView[]> {
+  return (await json<{ workers: WorkerView[] }>("/api/admin/workers")).workers;
+}
+
+export async function addWorker(address: string, token: string): Promise<WorkerView> {
+  const body = { address, token };
+  return (await json<{ worker: WorkerView }>("/api/admin/workers", { method: "POST", body })).worker;
+}
+
+export async function drainWorker(id: string, draining: boolean): Promise<void> {
+  await send(`/api/admin/workers/${encodeURIComponent(id)}/drain`, { method: "POST", body: { draining } });
+}
+
+/** Gives a worker up, with all that it has. */
+export async function forgetWorker(id: string): Promise<void> {
+  await send(`/api/admin/workers/${encodeURIComponent(id)}?force=true`, { method: "DELETE" });
 }

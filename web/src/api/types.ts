@@ -177,6 +177,7 @@ export interface AdminOverview {
   waiting: number;
   vms: number;
   workers: number;
+  usable_workers: number;
   runtimes: RuntimeView[];
 }
 
@@ -185,10 +186,28 @@ export interface AdminVm {
   seat_id: number;
   generation: number;
   runtime: string;
+  worker: string | null;
   status: string;
   reason: string | null;
   address: string | null;
   handle: string | null;
+}
+
+export interface WorkerView {
+  id: string;
+  address: string;
+  source: string;
+  state: string;
+  wish: string;
+  kind: string | null;
+  version: string | null;
+  seats: number;
+  capacity: number;
+  free_memory_mb: number | null;
+  last_seen_at: string | null;
+  takes_seats: boolean;
+  problem: string | null;
+  public_url: string | null;
 }
 
 export interface UserView {

@@ -181,6 +181,17 @@ impl Leases {
         Ok(gained)
     }
 
+    /// Takes the lease `name` for what only one server is to do at a time; it is not renewed and runs out by itself. Whether
+    /// this server has it: always, when it is alone.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn alone_for(&self, store: &dyn Store, name: &str, now: Timestamp) -> Result<bool, StoreError> {
+        let Some(holder) = &self.holder else { return Ok(true) };
+        let ttl = SignedDuration::try_from(TTL).unwrap_or(SignedDuration::from_secs(10));
+        Ok(store.acquire_lease(name, holder, ttl, now).await?.is_some())
+    }
+
     /// Gives everything back, so that others need not wait.
     pub async fn release(&self, store: &dyn Store) {
         let Some(holder) = &self.holder else { return };

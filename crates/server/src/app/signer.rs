@@ -16,6 +16,7 @@ use ed25519_dalek::pkcs8::EncodePrivateKey;
 use jiff::{SignedDuration, Timestamp};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 
+use super::leases::Leases;
 use super::seal::Sealer;
 
 /// How long one key signs.
@@ -28,6 +29,8 @@ const KEPT_AFTER: SignedDuration = SignedDuration::from_secs(2 * SEAT_TOKEN_SECO
 pub const ROTATION_PERIOD: Duration = Duration::from_secs(60);
 
 const PURPOSE: &str = "signing key";
+/// The lease of whoever makes a key.
+const KEYS: &str = "keys";
 
 /// Why there is no key to sign with.
 #[derive(Debug, thiserror::Error)]
@@ -115,16 +118,24 @@ impl Signer {
     pub async fn load(
         store: &dyn Store,
         sealer: &Sealer,
+        leases: &Leases,
         installation: InstallationId,
         now: Timestamp,
     ) -> Result<(Self, Vec<PublicKey>), SignerError> {
         let mut keys = store.keys().await?;
-        if signing_at(&keys, now).is_none() {
-            let key = new_key(&installation, sealer, now, now);
-            store.add_key(key.clone()).await?;
-            keys.push(key);
+        while signing_at(&keys, now).is_none() {
+            // Several servers may start on an empty database at once: one makes the key, the others take it.
+            if leases.alone_for(store, KEYS, now).await? {
+                keys = store.keys().await?;
+                if signing_at(&keys, now).is_none() {
+                    store.add_key(new_key(&installation, sealer, now, now)).await?;
+                }
+            } else {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            keys = store.keys().await?;
         }
-        let current = signing_at(&keys, now).expect("a key that signs from now on was just added");
+        let current = signing_at(&keys, now).expect("the loop ends with a key that signs");
         let current = RwLock::new(Arc::new(unlock(sealer, current)?));
         Ok((Self { installation, current }, public_keys(&keys)))
     }
@@ -138,11 +149,18 @@ impl Signer {
         &self,
         store: &dyn Store,
         sealer: &Sealer,
+        leases: &Leases,
         now: Timestamp,
     ) -> Result<Vec<PublicKey>, SignerError> {
-        let keys = store.keys().await?;
-        let newest = keys.iter().map(|key| key.signs_from).max().unwrap_or(Timestamp::UNIX_EPOCH);
-        if newest + SIGNS_FOR <= now {
+        let is_old = |keys: &[KeyRecord]| {
+            let newest = keys.iter().map(|key| key.signs_from).max().unwrap_or(Timestamp::UNIX_EPOCH);
+            newest + SIGNS_FOR <= now
+        };
+        // Of several servers one makes the next key.
+        if is_old(&store.keys().await?)
+            && leases.alone_for(store, KEYS, now).await?
+            && is_old(&store.keys().await?)
+        {
             store.add_key(new_key(&self.installation, sealer, now, now + PUBLISHED_BEFORE)).await?;
         }
         let keys = store.keys().await?;

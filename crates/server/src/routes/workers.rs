@@ -23,8 +23,10 @@ pub(super) async fn list(State(app): State<Arc<App>>, _: Admin) -> Result<Json<A
     Ok(Json(AdminWorkersBody { workers: app.fleet.views() }))
 }
 
-/// A further worker, used as soon as it answers. A forgotten one may be added again: what it still has is removed.
+/// A further worker, used as soon as it answers; or a new token and settings for the one with this address. A forgotten
+/// one may be added again: what it still has is removed.
 #[utoipa::path(post, path = "/api/admin/workers", tag = "admin", request_body = AddWorker, responses(
+    (status = 200, body = WorkerBody, description = "it was there, and has these settings now"),
     (status = 201, body = WorkerBody), Refused, BodyRefused,
 ))]
 pub(super) async fn add(
@@ -41,8 +43,9 @@ pub(super) async fn add(
         tls: wish.tls_ca,
     };
     let agent = agent.checked().map_err(|wrong| AppError::field(wrong.field, wrong.problem))?;
-    let worker = app.fleet.add(agent).await?;
-    Ok((StatusCode::CREATED, Json(WorkerBody { worker })))
+    let (is_new, worker) = app.fleet.add(agent).await?;
+    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(WorkerBody { worker })))
 }
 
 /// Whether a worker takes new seats. From one that is drained free seats are moved elsewhere; held ones stay.

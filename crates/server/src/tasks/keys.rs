@@ -10,7 +10,7 @@ use crate::app::signer::seat_keys;
 
 /// One look at rotation.
 pub(super) async fn rotate(app: Arc<App>) {
-    match app.signer.rotate(&*app.store, &app.sealer, Timestamp::now()).await {
+    match app.signer.rotate(&*app.store, &app.sealer, &app.leases, Timestamp::now()).await {
         Ok(keys) => {
             app.gateway.set_verifier(Verifier::new(app.installation.clone(), &keys));
             app.fleet.set_keys(seat_keys(&app.installation, &keys));

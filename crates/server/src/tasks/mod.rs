@@ -2,6 +2,7 @@
 
 mod keys;
 mod presence;
+mod replicas;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,10 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(300);
 pub fn spawn(app: &Arc<App>, tracker: &TaskTracker, stop: &CancellationToken) {
     tracker.spawn(Arc::clone(&app.fleet).run(stop.clone()));
     tracker.spawn(Reconciler::new(Arc::clone(app)).run(stop.clone()));
+    if app.leases.are_shared() {
+        tracker.spawn(replicas::keep_leases(Arc::clone(app), stop.clone()));
+        tracker.spawn(replicas::heed(Arc::clone(app), stop.clone()));
+    }
     let keys = Arc::clone(app);
     tracker.spawn(every(crate::app::signer::ROTATION_PERIOD, stop.clone(), move || {
         keys::rotate(Arc::clone(&keys))

@@ -111,6 +111,12 @@ pub struct Surroundings {
     pub keys: Arc<Mutex<Option<SeatKeys>>>,
 }
 
+impl std::fmt::Debug for Surroundings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Surroundings").field("local", &self.local).finish_non_exhaustive()
+    }
+}
+
 impl Surroundings {
     fn changed(&self) {
         self.revision.send_modify(|revision| *revision += 1);

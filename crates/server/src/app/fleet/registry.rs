@@ -196,18 +196,20 @@ impl Fleet {
         })
     }
 
-    /// Adds a worker that an admin named.
+    /// Adds a worker that an admin named, or gives the one with its address a new token and settings. Whether it is new.
     ///
     /// # Errors
-    /// `CONFLICT` when it is there already, `INVALID_FIELD` when its certificates can't be used.
-    pub async fn add(&self, agent: WorkerAgent) -> Result<clarateach_api::WorkerView, AppError> {
+    /// `CONFLICT` when a worker of another name has its address, `INVALID_FIELD` when its certificates can't be used.
+    pub async fn add(&self, agent: WorkerAgent) -> Result<(bool, clarateach_api::WorkerView), AppError> {
         self.try_connect(&agent).map_err(|problem| AppError::field("tls_ca", problem))?;
-        let record = self.record(&agent, WorkerSource::Api);
+        let mut record = self.record(&agent, WorkerSource::Api);
         let id = record.id.clone();
         let known = self.store.workers().await?;
-        if known.iter().any(|known| known.id == id && known.wish != WorkerWish::Forgotten) {
-            return Err(AppError::new(ErrorCode::Conflict, format!("There is a worker {id} already.")));
+        let before = known.iter().find(|known| known.id == id && known.wish != WorkerWish::Forgotten);
+        if let Some(before) = before {
+            record.source = before.source;
         }
+        let is_new = before.is_none();
         self.put(record).await?;
         let deadline = Instant::now() + FIRST_WORD_WITHIN;
         let mut revision = self.around.revision.subscribe();
@@ -216,7 +218,7 @@ impl Fleet {
                 break;
             }
         }
-        self.view(&id).ok_or_else(|| no_worker(&id))
+        Ok((is_new, self.view(&id).ok_or_else(|| no_worker(&id))?))
     }
 
     /// Records a worker, from wherever it comes, and begins to use it.
