@@ -54,8 +54,7 @@ pub(crate) async fn open(config: &Config, url: &DatabaseUrl) -> Result<Database,
             Ok(Database { store, sealer, state_dir: None, name })
         }
         DatabaseUrl::SqliteFile(path) => {
-            let store =
-                SqliteStore::open(path).map_err(|error| StartError::Database(with_causes(&error)))?;
+            let store = SqliteStore::open(path).map_err(|error| StartError::Database(with_causes(&error)))?;
             let state_dir = config.state_dir.clone().unwrap_or_else(|| path.with_extension("state"));
             private_dir(&state_dir)
                 .map_err(|source| StartError::StateDir { path: state_dir.clone(), source })?;
@@ -82,7 +81,10 @@ async fn connect(url: &PostgresUrl) -> Result<PostgresStore, StartError> {
         match PostgresStore::connect(url).await {
             Ok(store) => return Ok(store),
             Err(error @ OpenError::Connect { .. }) if Instant::now() + RETRY < deadline => {
-                tracing::warn!(error = with_causes(&error), "the database does not let us in yet; it is tried again");
+                tracing::warn!(
+                    error = with_causes(&error),
+                    "the database does not let us in yet; it is tried again"
+                );
                 tokio::time::sleep(RETRY).await;
             }
             Err(error) => return Err(StartError::Database(with_causes(&error))),

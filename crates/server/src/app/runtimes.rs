@@ -54,10 +54,22 @@ impl Runtimes {
         self.get(name.parse().ok()?)
     }
 
+    /// Every runtime of which something may be left, this machine's first.
+    #[must_use]
+    pub fn to_look_after(&self) -> BTreeMap<RuntimeKind, Arc<dyn Runtime>> {
+        let mut all = self.local.clone();
+        for kind in super::fleet::KINDS {
+            if let Some(runtime) = self.fleet.runtime_ever(kind) {
+                all.entry(kind).or_insert_with(|| Arc::clone(runtime));
+            }
+        }
+        all
+    }
+
     /// Whether seats of a kind are made by workers.
     #[must_use]
     pub fn is_remote(&self, kind: RuntimeKind) -> bool {
-        !self.local.contains_key(&kind) && self.fleet.runtime(kind).is_some()
+        !self.local.contains_key(&kind) && self.fleet.runtime_ever(kind).is_some()
     }
 
     /// The one a workshop gets that asks for `wanted`, or for nothing: the workers' if there are workers, else docker if

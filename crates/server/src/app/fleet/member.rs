@@ -46,7 +46,7 @@ const REVOKED_AT_ONCE: usize = 1000;
 /// What a worker showed.
 #[derive(Debug)]
 struct Observed {
-    environments: BTreeMap<SeatKey, Environment>,
+    environments: Arc<BTreeMap<SeatKey, Environment>>,
     /// Changes known of when it was asked.
     mark: u64,
     at: Instant,
@@ -505,8 +505,8 @@ impl Member {
     /// Takes in what it showed. Whether it differs from before.
     fn saw(&self, environments: BTreeMap<SeatKey, Environment>, mark: u64) -> bool {
         let mut seen = lock(&self.seen);
-        let differs = seen.observed.as_ref().is_none_or(|before| before.environments != environments);
-        seen.observed = Some(Observed { environments, mark, at: Instant::now() });
+        let differs = seen.observed.as_ref().is_none_or(|before| *before.environments != environments);
+        seen.observed = Some(Observed { environments: Arc::new(environments), mark, at: Instant::now() });
         seen.called.retain(|_, called| *called > mark);
         drop(seen);
         self.looked.send_replace(mark);
@@ -570,11 +570,11 @@ impl Seen {
     }
 
     /// What it showed last, with the seats that were called since; whether it is as of now.
-    pub fn observed(&self) -> Option<(&BTreeMap<SeatKey, Environment>, BTreeSet<SeatKey>, bool)> {
+    pub fn observed(&self) -> Option<(Arc<BTreeMap<SeatKey, Environment>>, BTreeSet<SeatKey>, bool)> {
         let observed = self.observed.as_ref()?;
         let called = self.called.iter().filter(|(_, mark)| **mark > observed.mark);
         Some((
-            &observed.environments,
+            Arc::clone(&observed.environments),
             called.map(|(key, _)| key.clone()).collect(),
             observed.mark >= self.mark,
         ))

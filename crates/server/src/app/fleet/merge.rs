@@ -104,7 +104,11 @@ fn of_seat(view: &View<'_>, worker: &str, key: &SeatKey, generation: Generation)
         }
     };
     match environments.get(key) {
-        Some(environment) if environment.generation == generation && !called.contains(key) => {
+        // A call does nothing to what is ready, but removals, which take the row with them.
+        Some(environment)
+            if environment.generation == generation
+                && (!called.contains(key) || environment.state == EnvironmentState::Ready) =>
+        {
             Some(environment.clone())
         }
         // Nobody knows yet what came of the call.
@@ -239,8 +243,10 @@ mod tests {
 
     #[test]
     fn a_moment_ago_is_as_good_as_now_but_for_what_was_called_since() {
-        let b = on(&[environment(1, 1), environment(2, 1), environment(3, 1)]);
-        let called = BTreeSet::from([key(2)]);
+        let mut stopped = environment(2, 1);
+        stopped.state = EnvironmentState::Stopped;
+        let b = on(&[environment(1, 1), stopped, environment(3, 1)]);
+        let called = BTreeSet::from([key(1), key(2)]);
         let views = BTreeMap::from([("b", View::Stale(&b, &called))]);
         let merged = merge(&views, &rows(&[(1, "b", 1), (2, "b", 1), (3, "b", 2), (4, "b", 1)]));
         let states: Vec<_> = merged.shown.iter().map(|e| (e.generation.0, e.state)).collect();

@@ -15,6 +15,7 @@ pub mod table;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -67,6 +68,8 @@ pub struct Fleet {
     sweeping: Mutex<BTreeSet<Doomed>>,
     /// Images that seats are made of: workers that come later make them ready too.
     images: Mutex<BTreeSet<(RuntimeKind, String)>>,
+    /// Whether there are workers in the registry, forgotten ones included.
+    had_workers: AtomicBool,
     runtimes: BTreeMap<RuntimeKind, Arc<dyn Runtime>>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -130,6 +133,7 @@ impl Fleet {
                 remnants: Mutex::default(),
                 sweeping: Mutex::default(),
                 images: Mutex::default(),
+                had_workers: AtomicBool::new(false),
                 runtimes: kinds.map(runtime).collect(),
                 tasks: TaskTracker::new(),
                 stop: CancellationToken::new(),
@@ -168,6 +172,13 @@ impl Fleet {
         let runtime = self.runtimes.get(&kind)?;
         let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
         members.values().any(|member| member.kind() == Some(kind)).then_some(runtime)
+    }
+
+    /// The runtime of a kind of which there are, or have been, workers: what is left of its seats is looked after even when
+    /// the last worker was forgotten.
+    #[must_use]
+    pub fn runtime_ever(&self, kind: RuntimeKind) -> Option<&Arc<dyn Runtime>> {
+        self.had_workers.load(Ordering::Relaxed).then(|| self.runtimes.get(&kind)).flatten()
     }
 
     /// Keeps the fleet up to date until it is stopped.
@@ -329,15 +340,14 @@ impl Fleet {
         some.map(|(key, generation)| (key.clone(), *generation)).collect()
     }
 
-    /// Free seats of a workshop that should be made anew elsewhere, because their worker is being drained: no more than
-    /// there is room for on others.
+    /// Seats of a workshop whose worker is being drained, and how many of them may be made anew elsewhere now.
     #[must_use]
-    pub fn leaving(&self, kind: RuntimeKind, workshop: &WorkshopId) -> BTreeSet<SeatNumber> {
+    pub fn leaving(&self, kind: RuntimeKind, workshop: &WorkshopId) -> (BTreeSet<SeatNumber>, usize) {
         let members = self.of_kind(kind);
         let (leaving, staying): (Vec<_>, Vec<_>) =
             members.into_iter().partition(|member| member.with(member::Seen::is_leaving));
         if leaving.is_empty() {
-            return BTreeSet::new();
+            return (BTreeSet::new(), 0);
         }
         let table = lock(&self.table);
         let room: u32 = staying.iter().map(|member| self.room_on(&table, member)).sum();
@@ -345,7 +355,7 @@ impl Fleet {
         let on_leaving = table.of_workshop(workshop).filter(|(key, _)| {
             table.newest(key).is_some_and(|(worker, _)| leaving.iter().any(|member| member.id() == worker))
         });
-        on_leaving.map(|(key, _)| key.seat).take(room).collect()
+        (on_leaving.map(|(key, _)| key.seat).collect(), room)
     }
 
     /// How many more seats a worker can be given now.
@@ -475,8 +485,9 @@ impl Fleet {
     /// How many seats there are in the table by worker, for measurements.
     #[must_use]
     pub fn seats_by_worker(&self) -> BTreeMap<String, u32> {
+        let members = self.members();
         let table = lock(&self.table);
-        self.members().into_keys().map(|id| (id.clone(), table.seats_on(&id))).collect()
+        members.into_keys().map(|id| (id.clone(), table.seats_on(&id))).collect()
     }
 
     /// How many workers are in each state.

@@ -1,6 +1,7 @@
 //! Who the workers are: those of the setting, those added over the API, and those made on a cloud.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -144,6 +145,7 @@ impl Fleet {
     /// When the store fails.
     pub async fn sync(&self) -> Result<(), StoreError> {
         let records = self.store.workers().await?;
+        self.had_workers.store(!records.is_empty(), Ordering::Relaxed);
         let mut changed = false;
         let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
         let mut gone: BTreeSet<String> = members.keys().cloned().collect();
@@ -299,8 +301,9 @@ impl Fleet {
     async fn clear(&self, member: &Arc<Member>) {
         member.fresh(Instant::now() + Duration::from_secs(2)).await;
         let shown: Vec<_> = member.with(|seen| {
-            let all = seen.observed().into_iter().flat_map(|(environments, _, _)| environments.values());
-            all.filter(|e| is_drawn(&e.key.workshop)).map(|e| (e.key.clone(), e.generation)).collect()
+            let all = seen.observed().map(|(environments, _, _)| environments).unwrap_or_default();
+            let drawn = all.values().filter(|e| is_drawn(&e.key.workshop));
+            drawn.map(|e| (e.key.clone(), e.generation)).collect()
         });
         futures_util::stream::iter(shown)
             .for_each_concurrent(CLEAR_AT_ONCE, |(key, generation)| async move {

@@ -65,6 +65,9 @@ impl FleetRuntime {
     }
 
     fn nobody_answers(&self, members: &[Arc<Member>]) -> RuntimeError {
+        if members.is_empty() {
+            return unavailable(format!("There is no {} worker.", self.kind));
+        }
         let first = members.iter().find_map(|member| member.with(|seen| seen.problem(&BTreeSet::new())));
         let why = first.map(|why| format!(" {why}")).unwrap_or_default();
         unavailable(format!("None of the {} {} workers can be used now.{why}", members.len(), self.kind))
@@ -343,11 +346,7 @@ impl Runtime for FleetRuntime {
             .iter()
             .map(|member| {
                 let there = member.is_there();
-                let seen = member.with(|seen| {
-                    there
-                        .then(|| seen.observed().map(|(all, called, now)| (all.clone(), called, now)))
-                        .flatten()
-                });
+                let seen = member.with(|seen| there.then(|| seen.observed()).flatten());
                 let why = || {
                     let problem = member.with(|seen| seen.problem(&fleet.around.local)).unwrap_or_default();
                     format!("Worker {}, which has the seat, can't be reached now: {problem}", member.id())

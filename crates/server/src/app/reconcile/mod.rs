@@ -16,13 +16,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clarateach_gateway::EndedWhy;
-use clarateach_ids::{Generation, SeatKey, WorkshopId};
+use clarateach_ids::{Generation, SeatKey, SeatNumber, WorkshopId};
 use clarateach_lifecycle::{SeatState, Wanted};
 use clarateach_runtime::{
     DesiredSeat, Egress, Environment, EnvironmentState, ImageRef, Reason, Revision, Runtime, RuntimeError,
     RuntimeKind,
 };
-use clarateach_store::{Fence, SeatWrite, StoreError, WorkshopRecord, WorkshopWrite};
+use clarateach_store::{Fence, SeatRecord, SeatWrite, StoreError, WorkshopRecord, WorkshopWrite};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
@@ -38,6 +38,8 @@ use super::workshops::ENV_PURPOSE;
 const PERIOD: Duration = Duration::from_secs(5);
 /// After a store that failed, wait this long.
 const STORE_RETRY: Duration = Duration::from_secs(1);
+/// After a look, wait for as long as it took, at most this.
+const LONGEST_BREATH: Duration = Duration::from_millis(200);
 /// Calls to runtimes at once. Runtimes bound their own work further, and the fleet that of each worker.
 const CALLS_AT_ONCE: usize = 32;
 const REMOTE_CALLS_AT_ONCE: usize = 1024;
@@ -108,7 +110,14 @@ impl Reconciler {
                     STORE_RETRY
                 }
             };
-            metrics::histogram!("clarateach_reconcile_seconds").record(began.elapsed().as_secs_f64());
+            let took = began.elapsed();
+            metrics::histogram!("clarateach_reconcile_seconds").record(took.as_secs_f64());
+            // What changes meanwhile is looked at together: with ten thousand seats a look takes a while.
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(took.min(LONGEST_BREATH)) => {}
+            }
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -135,9 +144,9 @@ impl Reconciler {
         // to every wish, and what was wished for in between is only looked at a moment later.
         let mut seen: BTreeMap<RuntimeKind, Result<BTreeMap<WorkshopId, Vec<Environment>>, RuntimeError>> =
             BTreeMap::new();
-        for runtime in self.app.runtimes.all() {
-            let observed = runtime.observe().await.map(by_workshop);
-            seen.insert(runtime.kind(), observed);
+        let runtimes = self.app.runtimes.to_look_after();
+        for (kind, runtime) in &runtimes {
+            seen.insert(*kind, runtime.observe().await.map(by_workshop));
         }
         let now = self.app.clock.now();
         let mut pause = PERIOD;
@@ -151,7 +160,7 @@ impl Reconciler {
                 self.end_on_time(&workshop.id, now).await?;
             }
             let kind = workshop.runtime.parse::<RuntimeKind>().ok();
-            let runtime = kind.and_then(|kind| self.app.runtimes.get(kind));
+            let runtime = kind.and_then(|kind| runtimes.get(&kind));
             let (Some(runtime), Some(observed)) = (runtime, kind.and_then(|kind| seen.get_mut(&kind))) else {
                 let message = format!("This server has no {} runtime at the moment.", workshop.runtime);
                 self.note_reason(workshop, Reason::new("NO_RUNTIME", message), now).await?;
@@ -176,7 +185,7 @@ impl Reconciler {
         }
         // What is left belongs to no workshop.
         for (kind, environments) in seen {
-            let (Ok(environments), Some(runtime)) = (environments, self.app.runtimes.get(kind)) else {
+            let (Ok(environments), Some(runtime)) = (environments, runtimes.get(&kind)) else {
                 continue;
             };
             let ours = environments.into_iter().filter(|(id, _)| self.app.leases.owns(id));
@@ -250,11 +259,8 @@ impl Reconciler {
             plan::ImageState::Ready
         };
         let remote = self.app.runtimes.is_remote(runtime.kind());
-        let leaving = if remote && running {
-            self.app.fleet.leaving(runtime.kind(), &workshop.id)
-        } else {
-            BTreeSet::new()
-        };
+        let leaving =
+            if remote && running { self.leaving(workshop, runtime, &seats) } else { BTreeSet::new() };
         let environments = if remote && !running {
             with_remnants(environments, self.app.fleet.remnants(runtime.kind(), &workshop.id))
         } else {
@@ -366,6 +372,23 @@ impl Reconciler {
                 Action::Remove(key, generation) => self.remove(runtime, key, generation),
             }
         }
+    }
+
+    /// Free seats that are to leave a worker that is being drained: no more than there is room for elsewhere.
+    fn leaving(
+        &self,
+        workshop: &WorkshopRecord,
+        runtime: &Arc<dyn Runtime>,
+        seats: &[(SeatRecord, bool)],
+    ) -> BTreeSet<SeatNumber> {
+        let (leaving, room) = self.app.fleet.leaving(runtime.kind(), &workshop.id);
+        if leaving.is_empty() {
+            return leaving;
+        }
+        // Those on their way will take room too.
+        let under_way = seats.iter().filter(|(seat, _)| seat.state != SeatState::Ready).count();
+        let free = seats.iter().filter(|(seat, held)| !held && leaving.contains(&seat.key.seat));
+        free.map(|(seat, _)| seat.key.seat).take(room.saturating_sub(under_way)).collect()
     }
 
     /// When a worker that is cut off ends a workshop's seats by itself.
