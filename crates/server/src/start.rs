@@ -79,6 +79,14 @@ pub struct Running {
 }
 
 impl Running {
+    /// Ends everything at once, as a kill would: nothing is finished and nothing given back. For tests.
+    pub fn abandon(self) {
+        self.stop.cancel();
+        self.app.closing.cancel();
+        self.serving.abort();
+        self.app.leases.abandon();
+    }
+
     /// Stops listening, lets requests under way finish, closes the store. Seats go on running.
     pub async fn stop(self) {
         self.stop.cancel();

@@ -192,6 +192,11 @@ impl Leases {
         Ok(store.acquire_lease(name, holder, ttl, now).await?.is_some())
     }
 
+    /// Forgets what is held without giving it back, as a kill would.
+    pub fn abandon(&self) {
+        self.hand().held.clear();
+    }
+
     /// Gives everything back, so that others need not wait.
     pub async fn release(&self, store: &dyn Store) {
         let Some(holder) = &self.holder else { return };

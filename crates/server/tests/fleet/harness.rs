@@ -98,6 +98,13 @@ impl Server {
         server
     }
 
+    /// Like a process that was killed: nothing is given back, nothing is told.
+    pub fn kill(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.abandon();
+        }
+    }
+
     async fn go(&mut self, settings: &[(&str, &str)]) {
         let config = config(self.dir.path(), settings);
         self.running = Some(start_with(config, self.hosts.connect()).await.unwrap());

@@ -4,4 +4,5 @@
 mod double;
 mod harness;
 mod registry;
+mod replicas;
 mod seats;

@@ -245,7 +245,7 @@ async fn learners_go_to_a_worker_with_a_public_url_directly() {
     assert!(view["endpoint"].as_str().unwrap().starts_with("https://w1.example.org/"), "{view}");
     hosts.get("w1").set(|faults| faults.away = true);
     let evicted = server.call("POST", &format!("/api/workshops/{workshop}/seats/{seat}/evict"), None).await;
-    assert_eq!(evicted.status, 204, "{}", evicted.body);
+    assert_eq!(evicted.status, 202, "{}", evicted.body);
     hosts.get("w1").set(|faults| faults.away = false);
     wait_for("the worker was told who is out", PATIENCE, || async {
         (hosts.get("w1").revoked.lock().unwrap().len() == 1).then_some(())

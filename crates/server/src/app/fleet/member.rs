@@ -193,6 +193,12 @@ impl Member {
         }
     }
 
+    /// Has the agent told that it takes seats again, whoever told it otherwise.
+    pub fn undrain(&self) {
+        lock(&self.seen).undrain = true;
+        self.tell.notify_one();
+    }
+
     /// Ends its tasks.
     pub fn stop(&self) {
         self.stop.cancel();
@@ -441,11 +447,14 @@ impl Member {
 
     /// Tells it what it has not been told yet; what it does not take is told again with the next look.
     async fn tell_all(&self, around: &Surroundings) {
-        let (wish, undrain, draining, public) = self.with(|seen| {
+        let (wish, undrain, draining, public, double) = self.with(|seen| {
             let draining = seen.sighting.as_ref().is_some_and(|sighting| sighting.info.draining);
-            (seen.record.wish, seen.undrain, draining, seen.record.public_url.is_some())
+            let public = seen.record.public_url.is_some();
+            (seen.record.wish, seen.undrain, draining, public, seen.same_as.is_some())
         });
         let drain = match wish {
+            // What is wanted of a host is wanted of it under the name that goes first.
+            _ if double => None,
             WorkerWish::Draining if !draining => Some(true),
             WorkerWish::Active if undrain => Some(false),
             _ => None,

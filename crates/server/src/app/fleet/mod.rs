@@ -68,6 +68,8 @@ pub struct Fleet {
     sweeping: Mutex<BTreeSet<Doomed>>,
     /// Images that seats are made of: workers that come later make them ready too.
     images: Mutex<BTreeSet<(RuntimeKind, String)>>,
+    /// Workers whose agents are to be told that they take seats again.
+    undrain: Mutex<BTreeSet<String>>,
     /// Whether there are workers in the registry, forgotten ones included.
     had_workers: AtomicBool,
     runtimes: BTreeMap<RuntimeKind, Arc<dyn Runtime>>,
@@ -133,6 +135,7 @@ impl Fleet {
                 remnants: Mutex::default(),
                 sweeping: Mutex::default(),
                 images: Mutex::default(),
+                undrain: Mutex::default(),
                 had_workers: AtomicBool::new(false),
                 runtimes: kinds.map(runtime).collect(),
                 tasks: TaskTracker::new(),
@@ -273,29 +276,41 @@ impl Fleet {
     /// Two workers that are one host: the one with seats goes first, then the one that was there first.
     fn find_doubles(&self) {
         let members = self.members();
-        let mut by_name: BTreeMap<String, Vec<&Arc<Member>>> = BTreeMap::new();
-        for member in members.values() {
-            let name = member.with(|seen| seen.sighting().map(|s| s.info.worker_id.to_string()));
-            match name {
-                Some(name) => by_name.entry(name).or_default().push(member),
-                None => drop(member.set_same_as(None)),
-            }
-        }
+        let names: Vec<_> = members
+            .values()
+            .map(|member| member.with(|seen| seen.sighting().map(|s| s.info.worker_id.to_string())))
+            .collect();
+        let doubles = self.doubles(members.values().zip(names.iter().map(Option::as_deref)));
         let mut differs = false;
-        for mut same in by_name.into_values() {
-            let rank = |member: &Arc<Member>| {
-                let seats = lock(&self.table).seats_on(member.id());
-                (u32::MAX - seats, member.with(|seen| seen.record().created_at), member.id().to_owned())
-            };
-            same.sort_by_cached_key(|member| rank(member));
-            let first = same[0].id().to_owned();
-            for (nth, member) in same.into_iter().enumerate() {
-                differs |= member.set_same_as((nth > 0).then(|| first.clone()));
-            }
+        for member in members.values() {
+            differs |= member.set_same_as(doubles.get(member.id()).cloned());
         }
         if differs {
             self.changed();
         }
+    }
+
+    /// Workers that are another one under a second address, each with that one, by the names they give themselves.
+    fn doubles<'a>(
+        &self,
+        named: impl Iterator<Item = (&'a Arc<Member>, Option<&'a str>)>,
+    ) -> BTreeMap<String, String> {
+        let mut by_name: BTreeMap<&str, Vec<&Arc<Member>>> = BTreeMap::new();
+        for (member, name) in named {
+            if let Some(name) = name {
+                by_name.entry(name).or_default().push(member);
+            }
+        }
+        let mut doubles = BTreeMap::new();
+        for mut same in by_name.into_values().filter(|same| same.len() > 1) {
+            same.sort_by_cached_key(|member| {
+                let seats = lock(&self.table).seats_on(member.id());
+                (u32::MAX - seats, member.with(|seen| seen.record().created_at), member.id().to_owned())
+            });
+            let first = same[0].id();
+            doubles.extend(same[1..].iter().map(|double| (double.id().to_owned(), first.to_owned())));
+        }
+        doubles
     }
 
     /// Reads anew who holds what, of one workshop or of all.

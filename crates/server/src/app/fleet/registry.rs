@@ -121,6 +121,7 @@ impl Fleet {
             }
             if before.is_some_and(|before| before.labels.contains_key(UNLISTED)) {
                 self.store.set_worker_wish(&id, WorkerWish::Active).await?;
+                lock(&self.undrain).insert(id);
             }
         }
         let listed: BTreeSet<String> = agents.iter().map(WorkerAgent::id).collect();
@@ -167,6 +168,9 @@ impl Fleet {
             }
             changed = true;
             let member = Member::new(record.clone(), self.client(&record));
+            if lock(&self.undrain).remove(&record.id) {
+                member.undrain();
+            }
             self.tasks.spawn(Arc::clone(&member).run(self.around.clone(), Arc::clone(&self.store)));
             members.insert(record.id, member);
         }
@@ -248,6 +252,9 @@ impl Fleet {
         let wish = if draining { WorkerWish::Draining } else { WorkerWish::Active };
         self.store.set_worker_wish(id, wish).await?;
         self.sync().await?;
+        if let Some(member) = self.member(id).filter(|_| !draining) {
+            member.undrain();
+        }
         self.view(id).ok_or_else(|| no_worker(id))
     }
 

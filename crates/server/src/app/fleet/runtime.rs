@@ -341,12 +341,24 @@ impl Runtime for FleetRuntime {
         let fleet = self.fleet()?;
         let members = fleet.of_kind(self.kind);
         look(&members).await;
-        // What was seen is kept while it is compared; the lock of each worker is held briefly.
-        let snapshots: Vec<_> = members
+        // Who it is and what it has, at one moment: one host under two addresses has its seats once.
+        let seen: Vec<_> = members
             .iter()
             .map(|member| {
                 let there = member.is_there();
-                let seen = member.with(|seen| there.then(|| seen.observed()).flatten());
+                member.with(|seen| {
+                    let name = seen.sighting().map(|sighting| sighting.info.worker_id.to_string());
+                    (name, there.then(|| seen.observed()).flatten())
+                })
+            })
+            .collect();
+        let named = members.iter().zip(&seen).map(|(member, (name, _))| (member, name.as_deref()));
+        let doubles = fleet.doubles(named);
+        let snapshots: Vec<_> = members
+            .iter()
+            .zip(seen)
+            .map(|(member, (_, seen))| {
+                let seen = seen.filter(|_| !doubles.contains_key(member.id()));
                 let why = || {
                     let problem = member.with(|seen| seen.problem(&fleet.around.local)).unwrap_or_default();
                     format!("Worker {}, which has the seat, can't be reached now: {problem}", member.id())

@@ -349,8 +349,15 @@ impl Seat<'_> {
         if was_there && self.environment.is_none() {
             let message = "The seat's environment and its disk were removed from outside. Reset the seat to give its \
                            learner a fresh one.";
-            let told = self.seat.reason.clone().filter(|(code, _)| code == WORKER_FORGOTTEN);
-            let reason = told.or_else(|| Some(("DISK_GONE".to_owned(), message.to_owned())));
+            let reason = match &self.seat.reason {
+                Some(told) if told.0 == WORKER_FORGOTTEN => Some(told.clone()),
+                Some((code, _)) if code == WORKER_UNREACHABLE => {
+                    let message = "The worker that had this seat and its disk was given up, or came back without \
+                                   them. Reset the seat to give its learner a fresh one.";
+                    Some((WORKER_FORGOTTEN.to_owned(), message.to_owned()))
+                }
+                _ => Some(("DISK_GONE".to_owned(), message.to_owned())),
+            };
             let write = SeatWrite { retry_at: None, ..self.write(SeatState::Unreachable, reason) };
             return Decision { write, action: None };
         }
