@@ -115,7 +115,7 @@ async fn a_forgotten_worker_s_seats_say_so_and_what_comes_back_is_removed() {
     .await;
     let generation = server.seat(&workshop, seat).await["generation"].as_u64().unwrap();
     let reset = server.call("POST", &format!("/api/workshops/{workshop}/seats/{seat}/reset"), None).await;
-    assert_eq!(reset.status, 200, "{}", reset.body);
+    assert_eq!(reset.status, 202, "{}", reset.body);
     wait_for("the learner has a fresh seat", PATIENCE, || async {
         let seat = server.seat(&workshop, seat).await;
         (seat["status"] == "occupied" && seat["generation"].as_u64().unwrap() > generation).then_some(())

@@ -111,8 +111,15 @@ async fn another_key_is_refused_and_none_is_too() {
     assert!(error.starts_with("DATABASE_URL: PostgreSQL needs SERVER_KEY"), "{error}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is written here");
     assert_eq!(std::fs::read_dir(first.dir.path()).unwrap().count(), 0, "nor by the one that runs");
-    let answer = first.call("POST", "/api/workshops", Some(json!({"name": "x", "seats": 1, "runtime": "docker"}))).await;
-    assert_eq!((answer.status, &answer.body["error"]["code"]), (422, &json!("NO_RUNTIME")), "{}", answer.body);
+    let answer = first
+        .call("POST", "/api/workshops", Some(json!({"name": "x", "seats": 1, "runtime": "docker"})))
+        .await;
+    assert_eq!(
+        (answer.status, &answer.body["error"]["code"]),
+        (422, &json!("NO_RUNTIME")),
+        "{}",
+        answer.body
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
