@@ -197,7 +197,7 @@ fn one(
         token: text(given("token"), "token")?.ok_or_else(|| wrong("token", "is missing"))?.into(),
         public_url: text(given("public_url"), "public_url")?,
         labels: given("labels")
-            .map(|labels| BTreeMap::deserialize(labels))
+            .map(BTreeMap::deserialize)
             .transpose()
             .map_err(|_| wrong("labels", "takes an object of texts, such as {\"zone\":\"a\"}"))?
             .unwrap_or_default(),

@@ -43,10 +43,13 @@ const REVOKED_FOR: Duration = Duration::from_secs(600);
 /// The most sessions in one call.
 const REVOKED_AT_ONCE: usize = 1000;
 
+/// A worker's environments, by seat.
+pub type Environments = Arc<BTreeMap<SeatKey, Environment>>;
+
 /// What a worker showed.
 #[derive(Debug)]
 struct Observed {
-    environments: Arc<BTreeMap<SeatKey, Environment>>,
+    environments: Environments,
     /// Changes known of when it was asked.
     mark: u64,
     at: Instant,
@@ -579,7 +582,7 @@ impl Seen {
     }
 
     /// What it showed last, with the seats that were called since; whether it is as of now.
-    pub fn observed(&self) -> Option<(Arc<BTreeMap<SeatKey, Environment>>, BTreeSet<SeatKey>, bool)> {
+    pub fn observed(&self) -> Option<(Environments, BTreeSet<SeatKey>, bool)> {
         let observed = self.observed.as_ref()?;
         let called = self.called.iter().filter(|(_, mark)| **mark > observed.mark);
         Some((
