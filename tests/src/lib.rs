@@ -2,9 +2,11 @@
 //!
 //! [`Server`] is the real binary as a child process; [`Terminal`] a learner's WebSocket.
 
+mod images;
 mod server;
 mod terminal;
 
+pub use images::microvm_images;
 pub use server::{Answer, Server, ServerOptions, server_binary};
 pub use terminal::Terminal;
 

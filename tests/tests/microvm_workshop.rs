@@ -1,47 +1,16 @@
 //! Workshops of microVMs on a single box: the server with QEMU, in a network namespace of the test's own.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use clarateach_testkit::docker::{TinyImage, available};
-use clarateach_testkit::guest_kernel::guest_kernel;
 use clarateach_testkit::{leaks, seat_binary, skip, wait_for};
-use clarateach_tests::{Server, ServerOptions, Terminal, gone, server_binary};
+use clarateach_tests::{Server, ServerOptions, Terminal, gone, microvm_images};
 use serde_json::json;
 
-const IMAGE: &str = "clarateach-test-e2e";
 const TEST: &str = "two_workshops_of_microvms";
 /// Set in the namespace: where kernel and root filesystem are.
 const IMAGES: &str = "CLARATEACH_TEST_IMAGES";
-
-/// Kernel, modules and a root filesystem made by rootfs-builder from a Docker image, or why there are none.
-fn images() -> Result<tempfile::TempDir, String> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err("needs root".to_owned());
-    }
-    let there = |program: &str| Command::new(program).arg("--version").stdout(Stdio::null()).status().is_ok();
-    if let Some(missing) = ["qemu-system-x86_64", "nft"].into_iter().find(|program| !there(program)) {
-        return Err(format!("there is no {missing}"));
-    }
-    let kernel = guest_kernel().ok_or("there is no guest kernel")?;
-    let workspace = seat_binary::workspace()?;
-    available()?;
-    TinyImage::BUSYBOX.import(IMAGE)?;
-    let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let link = |from: &Path, name: &str| std::os::unix::fs::symlink(from, dir.path().join(name));
-    link(&kernel.vmlinux, "vmlinux")
-        .and_then(|()| link(&kernel.modules, "modules"))
-        .map_err(|e| e.to_string())?;
-    let builder = Command::new(server_binary().with_file_name("rootfs-builder"))
-        .args(["--image", IMAGE, "--size", "64M", "--output"])
-        .arg(dir.path().join("rootfs.ext4"))
-        .env("WORKSPACE_BIN", workspace)
-        .output()
-        .map_err(|error| format!("rootfs-builder: {error}"))?;
-    assert!(builder.status.success(), "{}", String::from_utf8_lossy(&builder.stderr));
-    Ok(dir)
-}
 
 /// Runs itself again in a namespace, which is removed whatever happens.
 #[test]
@@ -50,7 +19,7 @@ fn two_workshops_of_microvms() {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         return runtime.block_on(in_the_namespace(&PathBuf::from(images)));
     }
-    let images = match images() {
+    let images = match microvm_images() {
         Ok(images) => images,
         Err(reason) => return skip(&format!("microvm_workshop {TEST}"), &reason),
     };
