@@ -24,6 +24,9 @@ const TOKEN: &str = "agent-token-of-the-kill-test";
 const ADMIN: &str = "admin-token-of-the-kill-test";
 const KEY: &str = "server-key-of-the-kill-test-0123456789";
 
+/// Environments by workshop and seat, each with its worker and generation.
+pub(crate) type Environments = BTreeMap<(String, u64), Vec<(usize, u64)>>;
+
 /// What answers a call: status 0 when nobody did.
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -254,8 +257,8 @@ impl Cluster {
 
     /// Every environment there is, by seat, with its worker and generation: asked for within the workers' namespaces,
     /// whatever wires are cut. None while one can't say.
-    pub(crate) fn environments(&self) -> Option<BTreeMap<(String, u64), Vec<(usize, u64)>>> {
-        let mut all: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    pub(crate) fn environments(&self) -> Option<Environments> {
+        let mut all = Environments::new();
         for (number, worker) in self.workers.iter().enumerate() {
             let body = at_host(&worker.place, self.kind.seats_at(), "/vms")?;
             for vm in body["vms"].as_array()? {
