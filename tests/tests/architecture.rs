@@ -14,6 +14,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("store", &["ids", "lifecycle"]),
     ("runtime", &["ids", "seatproto"]),
     ("gcp", &[]),
+    ("vmctl", &["gcp"]),
     ("rootfs", &["ext4"]),
     ("runtime-docker", &["ids", "runtime"]),
     ("runtime-process", &["ids", "runtime"]),

@@ -50,8 +50,10 @@ pub enum Boot {
 /// A worker VM as wanted.
 #[derive(Debug, Clone)]
 pub struct InstanceSpec {
-    /// Its name, and its boot disk's.
+    /// Its name, and its boot disk's unless that has another one.
     pub name: ResourceName,
+    /// The boot disk's name.
+    pub disk_name: Option<ResourceName>,
     /// N1, N2 or C2.
     pub machine_type: MachineType,
     /// What it boots.
@@ -88,6 +90,7 @@ impl InstanceSpec {
     pub fn new(name: ResourceName, machine_type: MachineType) -> Self {
         Self {
             name,
+            disk_name: None,
             machine_type,
             boot: Boot::Image(Image::default()),
             disk_gb: 50,
@@ -149,6 +152,7 @@ impl InstanceSpec {
             mode: Some("READ_WRITE".to_owned()),
             device_name: Some(self.name.to_string()),
             initialize_params: Some(InitializeParams {
+                disk_name: self.disk_name.as_ref().map(ToString::to_string),
                 disk_size_gb: Some(self.disk_gb.to_string()),
                 source_image,
                 source_snapshot,
