@@ -35,6 +35,8 @@ async fn run(
     telemetry::start_log(&config.log)?;
     telemetry::start_metrics();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    // Whoever reloads an agent that has no certificate to read again ends nothing.
+    let _hangup = signal(SignalKind::hangup())?;
     let token = config.access.token.obtain().await?;
     let listener = listen(&config).await?;
     let (state, host) = open(&config).await?;

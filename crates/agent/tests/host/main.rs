@@ -4,6 +4,7 @@
 
 mod flow;
 mod kills;
+mod preemption;
 mod refusals;
 mod scripts;
 mod worker;

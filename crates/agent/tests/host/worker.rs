@@ -54,6 +54,7 @@ pub(crate) struct Worker {
     child: Option<Child>,
     pub(crate) http: reqwest::Client,
     workspace: PathBuf,
+    settings: Vec<(String, String)>,
 }
 
 impl Worker {
@@ -73,7 +74,7 @@ impl Worker {
             None => image(&dir.path().join("tree"), &rootfs),
         }
         let http = reqwest::Client::builder().timeout(PATIENCE * 2).no_proxy().build().unwrap();
-        Self { dir, child: None, http, workspace }
+        Self { dir, child: None, http, workspace, settings: Vec::new() }
     }
 
     /// Where kernel and root file system are.
@@ -87,6 +88,11 @@ impl Worker {
 
     pub(crate) fn state(&self) -> PathBuf {
         self.dir.path().join("state")
+    }
+
+    /// One more setting of the agents that are started from now on.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.settings.push((name.to_owned(), value.to_owned()));
     }
 
     fn log(&self) -> String {
@@ -107,6 +113,7 @@ impl Worker {
             .env("SOCKET_DIR", self.dir.path().join("run"))
             .env("WORKSPACE_BIN", &self.workspace)
             .env("RUST_LOG", "info")
+            .envs(self.settings.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
