@@ -31,6 +31,8 @@ pub struct NotHeld;
 struct Held {
     lease: Lease,
     until: Instant,
+    /// Which gain it was.
+    gain: u64,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +40,8 @@ struct Hand {
     held: BTreeMap<u32, Held>,
     /// Moves on with every lease that was gained.
     gains: u64,
+    /// Gains up to this are decided for: since them everything was looked at anew.
+    taken_over: u64,
     replicas: u32,
 }
 
@@ -97,7 +101,11 @@ impl Leases {
             return Ok(None);
         }
         let hand = self.hand();
-        let held = hand.held.get(&shard_of(id)).filter(|held| held.until > Instant::now()).ok_or(NotHeld)?;
+        let held = hand
+            .held
+            .get(&shard_of(id))
+            .filter(|held| held.until > Instant::now() && held.gain <= hand.taken_over)
+            .ok_or(NotHeld)?;
         Ok(Some(held.lease.fence()))
     }
 
@@ -111,6 +119,12 @@ impl Leases {
     #[must_use]
     pub fn gains(&self) -> u64 {
         self.hand().gains
+    }
+
+    /// Everything was looked at anew since `gains` were counted: from here on what was gained by then is decided for.
+    pub fn take_over(&self, gains: u64) {
+        let mut hand = self.hand();
+        hand.taken_over = hand.taken_over.max(gains);
     }
 
     /// The shards decided for now, and how many servers there are.
@@ -164,12 +178,16 @@ impl Leases {
                 Some(lease) => {
                     let mut hand = self.hand();
                     let until = asked + TTL - MARGIN;
-                    let before = hand.held.insert(shard, Held { lease: lease.clone(), until });
-                    if before.is_none_or(|before| before.lease.token != lease.token) {
+                    let before = hand.held.get(&shard).filter(|before| before.lease.token == lease.token);
+                    let gain = if let Some(before) = before {
+                        before.gain
+                    } else {
                         hand.gains += 1;
                         gained = true;
                         tracing::info!(shard, token = lease.token, replicas, "decides for a shard");
-                    }
+                        hand.gains
+                    };
+                    hand.held.insert(shard, Held { lease, until, gain });
                 }
                 None => {
                     if self.hand().held.remove(&shard).is_some() {

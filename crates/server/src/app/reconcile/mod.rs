@@ -137,6 +137,7 @@ impl Reconciler {
         if lock(&self.desk).gains != gains {
             self.app.fleet.begin_anew().await?;
             lock(&self.desk).gains = gains;
+            self.app.leases.take_over(gains);
         }
         // Calls that come back while we look must still count as under way: what they made may not show yet.
         let in_flight = lock(&self.desk).in_flight.clone();
