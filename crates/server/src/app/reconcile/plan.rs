@@ -303,7 +303,7 @@ impl Seat<'_> {
 
     /// On its way to ready, within a time.
     fn starting(&self) -> Decision {
-        if self.seat.state != SeatState::Starting || self.seat.retry_at.is_none() {
+        if self.seat.state != SeatState::Starting || self.seat.retry_at.is_none() || self.was_out_of_sight() {
             let retry_at = Some(self.sight.now + START_WITHIN);
             let write = SeatWrite { retry_at, ..self.write(SeatState::Starting, None) };
             return Decision { write, action: None };
@@ -315,12 +315,29 @@ impl Seat<'_> {
         self.leave()
     }
 
+    /// It was never ready, and its worker can't be asked: what a free seat was about to become there, it may as well
+    /// become elsewhere. It is not called unreachable: nobody could use it yet.
+    fn starting_out_of_sight(&self, reason: Option<(String, String)>) -> Decision {
+        if self.was_out_of_sight() && self.due() {
+            return self.anew(reason);
+        }
+        let retry_at =
+            if self.was_out_of_sight() { self.seat.retry_at } else { Some(self.sight.now + SILENT_AT_MOST) };
+        Decision { write: SeatWrite { retry_at, ..self.write(SeatState::Starting, reason) }, action: None }
+    }
+
+    fn was_out_of_sight(&self) -> bool {
+        let of_worker = |(code, _): &(String, String)| code == WORKER_UNREACHABLE;
+        self.seat.retry_at.is_some() && self.seat.reason.as_ref().is_some_and(of_worker)
+    }
+
     /// Runs and does not answer: a learner's seat is left alone, a free one is made anew after a while.
     fn silent(&self, environment: &Environment, state: SeatState) -> Decision {
         let reason = environment.reason.as_ref().map(pair);
         let away = environment.reason.as_ref().is_some_and(|reason| reason.code == WORKER_UNREACHABLE);
-        // Whatever a free seat was about to become there, it may as well become elsewhere.
-        let state = if away && !self.held { SeatState::Unreachable } else { state };
+        if away && !self.held && state == SeatState::Starting {
+            return self.starting_out_of_sight(reason);
+        }
         if self.held || state == SeatState::Starting {
             return if state == SeatState::Starting {
                 self.starting()
