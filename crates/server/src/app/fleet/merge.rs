@@ -64,7 +64,13 @@ pub fn merge(views: &BTreeMap<&str, View<'_>>, rows: &BTreeMap<SeatKey, Holders>
         };
         if let Some(view) = views.get(newest.as_str()) {
             match of_seat(view, newest, key, *generation) {
-                Some(environment) => merged.shown.push(environment),
+                Some(environment) => {
+                    // An older make whose successor has not come yet, or never will: what is removed is both.
+                    if environment.generation < *generation {
+                        merged.remnants.insert(key.clone(), *generation);
+                    }
+                    merged.shown.push(environment);
+                }
                 None => {
                     merged.remnants.insert(key.clone(), *generation);
                 }
