@@ -296,7 +296,7 @@ impl Seat<'_> {
                 let reason = environment.reason.clone().unwrap_or_else(|| {
                     Reason::new("ENVIRONMENT_ENDED", "The seat's environment has ended without saying why.")
                 });
-                self.failed(&reason)
+                self.ended(&reason)
             }
         }
     }
@@ -405,6 +405,23 @@ impl Seat<'_> {
 
     fn kept_reason(&self, state: SeatState) -> Option<(String, String)> {
         if state == SeatState::Starting { None } else { self.seat.reason.clone() }
+    }
+
+    /// What is there has ended, or never came up. That of a held seat is not replaced, so it goes on showing while the
+    /// seat waits for its next try: it counts once.
+    fn ended(&self, reason: &Reason) -> Decision {
+        let counted =
+            matches!(self.seat.state, SeatState::Pending | SeatState::Failed) && self.seat.retry_at.is_some();
+        if !self.held || !counted {
+            return self.failed(reason);
+        }
+        if !self.due() {
+            return self.leave();
+        }
+        let state =
+            if self.seat.state == SeatState::Failed { SeatState::Failed } else { SeatState::Starting };
+        let write = SeatWrite { retry_at: None, ..self.write(state, self.kept_reason(state)) };
+        Decision { write, action: self.apply() }
     }
 
     /// It could not be made, or it ended. A held seat is started again in place, on its own disk; a free one is made

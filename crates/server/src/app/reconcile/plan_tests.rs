@@ -347,3 +347,33 @@ fn of_several_environments_of_a_seat_the_newest_is_its_own() {
         environments.reverse();
     }
 }
+
+#[test]
+fn a_held_seat_that_was_reset_is_tried_until_it_comes_up() {
+    let mut world = World::new();
+    world.settle();
+    world.seats[0].1 = true;
+    // A reset, as the store does it; and its first three starts fail.
+    world.seats[0].0.generation = world.seats[0].0.generation.next();
+    world.seats[0].0.state = SeatState::Pending;
+    for _ in 0..3 {
+        let mut tried = 0;
+        for _ in 0..120 {
+            world.step(true);
+            let ours = world.environments.get_mut(&1).unwrap();
+            if ours.generation == world.seats[0].0.generation && ours.state == EnvironmentState::Starting {
+                ours.state = EnvironmentState::Failed;
+                tried += 1;
+            }
+        }
+        assert!((1..20).contains(&tried), "{tried}");
+    }
+    assert_eq!(world.seats[0].0.state, SeatState::Failed);
+    let generation = world.seats[0].0.generation;
+    world.settle();
+    assert_eq!(
+        (world.seats[0].0.state, world.seats[0].0.generation),
+        (SeatState::Ready, generation),
+        "it comes up where it is"
+    );
+}
