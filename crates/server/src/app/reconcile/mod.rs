@@ -521,9 +521,11 @@ impl Reconciler {
             }
             match result {
                 Ok(()) => {}
-                // Nobody can tell whether it was done: the next look does.
-                Err(RuntimeError::Unavailable { message }) => {
-                    tracing::warn!(seat = %key, message, "the runtime does not answer");
+                // Nobody can tell whether it was done: the next look does. Until then the seat says why.
+                Err(error @ RuntimeError::Unavailable { .. }) => {
+                    tracing::warn!(seat = %key, %error, "the runtime does not answer");
+                    let failures = desk.failures.entry(key.workshop.clone()).or_default();
+                    failures.insert((key.seat, generation), error.reason());
                 }
                 Err(error) => {
                     tracing::warn!(seat = %key, %generation, %error, "the seat could not be made");

@@ -20,6 +20,8 @@ const START_WITHIN: SignedDuration = SignedDuration::from_secs(90);
 const SILENT_AT_MOST: SignedDuration = SignedDuration::from_secs(20);
 /// After so many failures in a row a seat is shown as failed; it is still tried now and then.
 pub const SHOWN_AS_FAILED_AFTER: u32 = 3;
+/// The reason of an apply of which nobody knows what came.
+const UNANSWERED: &str = "RUNTIME_UNAVAILABLE";
 const FIRST_RETRY: SignedDuration = SignedDuration::from_secs(1);
 const SLOWEST_RETRY: SignedDuration = SignedDuration::from_secs(60);
 
@@ -237,14 +239,29 @@ impl Seat<'_> {
             return self.leave();
         }
         if let Some(reason) = self.sight.failures.get(&(self.seat.key.seat, self.seat.generation)) {
-            return self.failed(reason);
+            return if reason.code == UNANSWERED { self.unanswered(reason) } else { self.failed(reason) };
         }
+        self.looked_at()
+    }
+
+    fn looked_at(&self) -> Decision {
         match self.environment {
             // A store that was restored from a backup: the runtime knows a newer make than the store does.
             Some(environment) if environment.generation > self.seat.generation => self.catch_up(environment),
             Some(environment) if environment.generation == self.seat.generation => self.seen(environment),
             _ => self.absent(),
         }
+    }
+
+    /// Nobody knows what came of the apply. What is there decides; where nothing is, the seat says why not yet.
+    fn unanswered(&self, reason: &Reason) -> Decision {
+        let decision = self.looked_at();
+        let shown = decision.write.state == SeatState::Starting && decision.action.is_some();
+        if !shown {
+            return decision;
+        }
+        let write = SeatWrite { reason: Some(pair(reason)), ..decision.write };
+        Decision { write, ..decision }
     }
 
     fn leave(&self) -> Decision {
@@ -404,7 +421,8 @@ impl Seat<'_> {
     }
 
     fn kept_reason(&self, state: SeatState) -> Option<(String, String)> {
-        if state == SeatState::Starting { None } else { self.seat.reason.clone() }
+        let stays = |(code, _): &(String, String)| state != SeatState::Starting || code == UNANSWERED;
+        self.seat.reason.clone().filter(stays)
     }
 
     /// What is there has ended, or never came up. That of a held seat is not replaced, so it goes on showing while the
