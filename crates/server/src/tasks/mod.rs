@@ -40,6 +40,7 @@ pub fn spawn(app: &Arc<App>, tracker: &TaskTracker, stop: &CancellationToken) {
 async fn every<F: Future<Output = ()>>(period: Duration, stop: CancellationToken, run: impl Fn() -> F) {
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(period) => run().await,
         }
