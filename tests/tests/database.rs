@@ -133,7 +133,10 @@ async fn the_database_of_a_stopped_server_is_moved() {
         .create(json!({"name": "x", "seats": 2, "runtime": "simulated", "env": {"KEY": "sealed"}}))
         .await;
     all_ready(&server, &workshop).await;
-    assert_eq!(server.post("/api/join", json!({"code": code, "client_id": "one-of-many-browsers"})).await.status, 200);
+    assert_eq!(
+        server.post("/api/join", json!({"code": code, "client_id": "one-of-many-browsers"})).await.status,
+        200
+    );
     let file = server.dir().join("clarateach.db").display().to_string();
 
     let said = |output: &Output| {
