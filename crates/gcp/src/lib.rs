@@ -9,6 +9,7 @@
 pub mod credentials;
 #[cfg(feature = "double")]
 pub mod double;
+pub mod fleet;
 pub mod gcloud;
 
 mod call;

@@ -4,6 +4,7 @@
 
 mod credentials;
 mod faults;
+mod fleet;
 mod lives;
 mod shapes;
 mod startup;
