@@ -57,7 +57,7 @@ pub enum Format {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Create a worker VM with nested virtualisation.
-    Create(create::Create),
+    Create(Box<create::Create>),
     /// List VMs.
     List(list::List),
     /// Show one VM.

@@ -57,6 +57,9 @@ pub(super) fn start(
         "insertTime": now(),
         "user": "somebody@example.com",
     });
+    let kind = plan.zone.as_ref().map_or_else(|| "global".to_owned(), |zone| format!("zones/{zone}"));
+    operation["selfLink"] =
+        format!("{}/compute/v1/projects/{}/{kind}/operations/{name}", shared.base, super::PROJECT).into();
     if let Some(zone) = &plan.zone {
         operation["zone"] =
             format!("https://www.googleapis.com/compute/v1/projects/{}/zones/{zone}", super::PROJECT).into();

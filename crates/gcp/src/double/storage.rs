@@ -56,7 +56,7 @@ pub(super) fn new_disk(
         value["sourceSnapshotId"] = snapshot.value["id"].clone();
         (snapshot.content.clone(), text(&snapshot.value, "diskSizeGb").parse().unwrap_or(IMAGE_GB))
     } else if let Some(source) = params["sourceImage"].as_str() {
-        if !source.contains("/global/images/") {
+        if !source.contains("/global/images/") && !source.contains("/imageFamilyViews/") {
             return Err(No::invalid("resource.sourceImage", format!("'{source}'. The URL is malformed.")));
         }
         value["sourceImage"] = source.into();

@@ -174,8 +174,8 @@ mod tests {
         let waiting = |waiting| Situation { waiting, ..Situation::default() };
         let in_a = Action::Create(name("us-central1-a"));
         assert_eq!(plan(&limits(0, 5), &waiting(30), &[]), [in_a.clone(), in_a.clone()]);
-        assert_eq!(plan(&limits(0, 1), &waiting(300), &[]), [in_a.clone()]);
-        assert_eq!(plan(&limits(0, 5), &waiting(30), &[worker("w", Machine::Starting, 0)]), [in_a.clone()]);
+        assert_eq!(plan(&limits(0, 1), &waiting(300), &[]), vec![in_a.clone()]);
+        assert_eq!(plan(&limits(0, 5), &waiting(30), &[worker("w", Machine::Starting, 0)]), vec![in_a]);
         assert!(plan(&limits(0, 5), &waiting(20), &[worker("w", Machine::Starting, 0)]).is_empty());
         assert_eq!(plan(&limits(2, 5), &waiting(0), &[]).len(), 2);
         assert!(plan(&limits(0, 0), &waiting(100), &[worker("w", Machine::Stopped, 0)]).is_empty(), "off");

@@ -140,6 +140,51 @@ fn the_documented_worker() {
     assert!(body.get("metadata").is_none() && body.get("labels").is_none());
 }
 
+/// What `gcloud` 528.0.0 sends for the documented command, as recorded; and what we do.
+#[test]
+fn gcloud_sends_the_same() {
+    let recorded = json!({
+        "advancedMachineFeatures": {"enableNestedVirtualization": true}, "canIpForward": false, "deletionProtection": false,
+        "disks": [{"autoDelete": true, "boot": true, "mode": "READ_WRITE", "type": "PERSISTENT", "initializeParams": {
+            "diskSizeGb": "50",
+            "sourceImage": "https://compute.googleapis.com/compute/v1/projects/debian-cloud/zones/-/imageFamilyViews/debian-12"}}],
+        "machineType": "https://compute.googleapis.com/compute/v1/projects/clarateach/zones/us-central1-b/machineTypes/n2-standard-8",
+        "metadata": {}, "name": "clara-worker",
+        "networkInterfaces": [{"accessConfigs": [{"name": "external-nat", "type": "ONE_TO_ONE_NAT"}],
+            "network": "https://compute.googleapis.com/compute/v1/projects/clarateach/global/networks/default"}],
+        "scheduling": {"automaticRestart": false, "instanceTerminationAction": "STOP", "preemptible": true,
+            "provisioningModel": "SPOT"},
+        "serviceAccounts": [{"email": "default", "scopes": [
+            "https://www.googleapis.com/auth/devstorage.read_only", "https://www.googleapis.com/auth/logging.write",
+            "https://www.googleapis.com/auth/monitoring.write", "https://www.googleapis.com/auth/pubsub",
+            "https://www.googleapis.com/auth/service.management.readonly", "https://www.googleapis.com/auth/servicecontrol",
+            "https://www.googleapis.com/auth/trace.append"]}],
+    });
+    assert_eq!(misfits("Instance", &recorded), Vec::<String>::new());
+    let ours = place().insert_instance(&spec("clara-worker")).body.unwrap();
+    for same in [
+        "/advancedMachineFeatures",
+        "/name",
+        "/serviceAccounts",
+        "/networkInterfaces/0/accessConfigs",
+        "/disks/0/autoDelete",
+        "/disks/0/boot",
+        "/disks/0/mode",
+        "/disks/0/type",
+        "/disks/0/initializeParams/diskSizeGb",
+        "/scheduling/automaticRestart",
+        "/scheduling/instanceTerminationAction",
+        "/scheduling/provisioningModel",
+    ] {
+        assert_eq!(ours.pointer(same), recorded.pointer(same), "{same}");
+    }
+    // Theirs are whole URLs, ours the same without the host.
+    for suffix in ["/machineType", "/networkInterfaces/0/network"] {
+        let (ours, theirs) = (ours.pointer(suffix).unwrap(), recorded.pointer(suffix).unwrap());
+        assert!(theirs.as_str().unwrap().ends_with(ours.as_str().unwrap()), "{suffix}");
+    }
+}
+
 #[test]
 fn what_is_shown_hides_the_token() {
     let mut with_token = spec("w");

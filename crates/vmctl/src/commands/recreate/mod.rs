@@ -129,10 +129,10 @@ impl Work<'_> {
                 force: self.force,
             };
             let step = plan::next(&seen, &wanted).map_err(Failure::Other)?;
-            if !matches!(step, Step::Wait(_)) {
-                if let Some(progress) = waiting.take() {
-                    progress.done();
-                }
+            if !matches!(step, Step::Wait(_))
+                && let Some(progress) = waiting.take()
+            {
+                progress.done();
             }
             match step {
                 Step::Wait(for_what) => {
