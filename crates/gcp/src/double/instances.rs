@@ -140,7 +140,7 @@ fn shown(world: &mut World, zone: &str, body: &Value, id: u64) -> Value {
     value["zone"] = format!("https://www.googleapis.com/compute/v1/projects/{PROJECT}/zones/{zone}").into();
     value["machineType"] = zonal_url(zone, "machineTypes", last_segment(text(body, "machineType"))).into();
     value["selfLink"] = zonal_url(zone, "instances", name).into();
-    value["labelFingerprint"] = format!("fp{}", world.number()).into();
+    value["labelFingerprint"] = world.fingerprint().into();
     let host = world.number() % 200 + 2;
     if let Some(interfaces) = value["networkInterfaces"].as_array_mut() {
         for interface in interfaces {
@@ -353,7 +353,7 @@ pub(super) fn set_labels(
     let mut guard = shared.world();
     let world = &mut *guard;
     let (url, key) = (zonal_url(zone, "instances", name), key(zone, name));
-    let fingerprint = format!("fp{}", world.number());
+    let fingerprint = world.fingerprint();
     let row = world.instances.get_mut(&key).ok_or_else(|| No::not_found(short(&url)))?;
     if row.value["labelFingerprint"] != body["labelFingerprint"] {
         return Err(No::new(

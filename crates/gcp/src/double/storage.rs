@@ -169,7 +169,7 @@ pub(super) fn create_snapshot(
     if world.snapshots.contains_key(&name) {
         return Err(No::exists(short(&snapshot_url(&name))));
     }
-    let (id, fingerprint) = (world.number(), world.number());
+    let (id, fingerprint) = (world.number(), world.fingerprint());
     let source = &world.disks[&key];
     let mut value = json!({
         "kind": "compute#snapshot",
@@ -181,7 +181,7 @@ pub(super) fn create_snapshot(
         "sourceDiskId": source.value["id"],
         "diskSizeGb": source.value["sizeGb"],
         "selfLink": snapshot_url(&name),
-        "labelFingerprint": format!("fp{fingerprint}"),
+        "labelFingerprint": fingerprint,
     });
     for given in ["labels", "description"] {
         if let Some(what) = body.get(given) {

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use super::faults::Faults;
@@ -89,6 +91,11 @@ impl World {
     pub(super) fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
+    }
+
+    /// A fingerprint that was never used: bytes in base64.
+    pub(super) fn fingerprint(&mut self) -> String {
+        STANDARD.encode(self.number().to_be_bytes())
     }
 
     /// CPUs of the instances that hold a machine.
