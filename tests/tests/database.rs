@@ -133,10 +133,8 @@ async fn the_database_of_a_stopped_server_is_moved() {
         .create(json!({"name": "x", "seats": 2, "runtime": "simulated", "env": {"KEY": "sealed"}}))
         .await;
     all_ready(&server, &workshop).await;
-    assert_eq!(
-        server.post("/api/join", json!({"code": code, "client_id": "one-of-many-browsers"})).await.status,
-        200
-    );
+    let joined = server.post("/api/join", json!({"code": code, "client_id": "one-of-many-browsers"})).await;
+    assert_eq!(joined.status, 200, "{joined:?}");
     let file = server.dir().join("clarateach.db").display().to_string();
 
     let said = |output: &Output| {
@@ -157,7 +155,20 @@ async fn the_database_of_a_stopped_server_is_moved() {
     }
     let again = migrate(&[&format!("--from={file}"), &format!("--to={url}")], &[]);
     assert!(again.status.success() && said(&again).contains("already"), "{again:?}");
-    postgres.sql("teach", "DELETE FROM sessions");
+
+    // The next server goes on where the other stopped, with the same key and with no other.
+    let key = std::fs::read_to_string(server.dir().join("clarateach.state/server.key")).unwrap();
+    let options = ServerOptions::simulated().env("DATABASE_URL", &url);
+    let mut other = Command::new("timeout");
+    other.arg("30").arg(server_binary()).envs(options.env.iter().map(|(name, value)| (name, value)));
+    let other = other.env("PORT", "0").env("SERVER_KEY", "k".repeat(40)).output().unwrap();
+    assert!(!other.status.success() && said(&other).contains("SERVER_KEY"), "{other:?}");
+    let mut next = Server::start(options.env("SERVER_KEY", key.trim())).await;
+    let view = next.get(&format!("/api/workshops/{workshop}")).await;
+    assert_eq!((view.status, view.text("/workshop/join_code")), (200, code));
+    let session = next.get(&format!("/api/session/{}", joined.text("/session_code"))).await;
+    assert_eq!((session.status, &session.body["seat"]), (200, &joined.body["seat"]), "{session:?}");
+    assert!(next.terminate());
     let other = migrate(&["--from", &file, "--to", &url], &[]);
     assert!(!other.status.success() && said(&other).contains("not empty"), "{other:?}");
 

@@ -154,6 +154,32 @@ mod tests {
     }
 
     #[test]
+    fn a_database_of_an_earlier_version_keeps_what_it_holds() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        let first = &MIGRATIONS[0];
+        connection
+            .execute_batch(&format!(
+                "PRAGMA application_id = {APPLICATION_ID};
+                 CREATE TABLE migrations (version INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL,
+                     checksum TEXT NOT NULL, applied_at INTEGER NOT NULL) STRICT;
+                 {}
+                 INSERT INTO migrations VALUES (1, 'first', '{}', 0);
+                 INSERT INTO installation (one, id) VALUES (1, 'kept');",
+                first.sql,
+                checksum(first)
+            ))
+            .unwrap();
+        assert!(matches!(require_current(&connection), Err(MigrateError::Foreign)));
+        migrate(&mut connection).unwrap();
+        require_current(&connection).unwrap();
+        let id: String = connection.query_row("SELECT id FROM installation", [], |row| row.get(0)).unwrap();
+        assert_eq!(id, "kept");
+        let workers: i64 =
+            connection.query_row("SELECT count(*) FROM workers", [], |row| row.get(0)).unwrap();
+        assert_eq!(workers, 0);
+    }
+
+    #[test]
     fn the_numbers_are_in_order() {
         assert!(MIGRATIONS.iter().map(|migration| migration.version).eq(1..=latest()));
     }
