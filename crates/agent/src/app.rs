@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, Readiness};
 use crate::error::AgentError;
 use crate::host::{Host, MakeError};
+use crate::owner::Owners;
 use crate::preemption;
 use crate::state::State;
 use crate::throttle::Throttle;
@@ -50,6 +51,8 @@ pub struct App {
     pub tasks: TaskTracker,
     /// When the agent started.
     pub started: Instant,
+    /// Who made which VM.
+    pub(crate) owners: Owners,
     draining: AtomicBool,
     /// Whether this host is about to be taken away. Not remembered: when it is back, it is over.
     preempted: AtomicBool,
@@ -93,6 +96,7 @@ impl App {
         let app = Arc::new(Self {
             host,
             gateway,
+            owners: Owners::default(),
             draining: AtomicBool::new(state.is_draining()),
             preempted: AtomicBool::new(false),
             state,

@@ -13,6 +13,7 @@ pub mod host;
 mod keys;
 mod metadata;
 mod microvms;
+mod owner;
 mod preemption;
 pub mod routes;
 mod start;

@@ -1,5 +1,6 @@
 //! The agent's own small files in `STATE_DIR`: who it is, whether it drains, whose tokens it accepts.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -8,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clarateach_api::agent::{RevokedSession, SeatKeys};
-use clarateach_ids::WorkerId;
+use clarateach_ids::{InstallationId, WorkerId};
 use rustix::fs::{FlockOperation, flock};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 const WORKER_ID: &str = "worker-id";
 const DRAINING: &str = "draining";
+const OWNERS: &str = "owners.json";
 const KEYS: &str = "seat-keys.json";
 const REVOKED: &str = "revoked.json";
 
@@ -145,6 +147,22 @@ impl State {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
             _ => Ok(()),
         }
+    }
+
+    /// Who made which VM, by seat.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub fn owners(&self) -> Result<BTreeMap<String, InstallationId>, StateError> {
+        Ok(self.read_json(OWNERS)?.unwrap_or_default())
+    }
+
+    /// Remembers who made which VM.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub fn set_owners(&self, owners: &BTreeMap<String, InstallationId>) -> Result<(), StateError> {
+        self.write_json(OWNERS, owners)
     }
 
     /// The keys that were pushed last.

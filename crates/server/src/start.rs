@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clarateach_gateway::{Gateway, GatewayConfig, Limits, PreviewDomain, Scheme};
-use clarateach_ids::WorkerId;
+use clarateach_ids::{InstallationId, WorkerId};
 use clarateach_runtime_worker::{Worker, WorkerAddress, WorkerClient};
 use clarateach_seatproto::token::Verifier;
 use clarateach_store::{StoreError, WorkerWish};
@@ -105,7 +105,11 @@ impl Running {
 /// # Errors
 /// See [`StartError`].
 pub async fn start(config: Config) -> Result<Running, StartError> {
-    start_with(config, Arc::new(worker_client)).await
+    start_by(config, |installation| {
+        let installation = installation.clone();
+        Arc::new(move |address| worker_client(address, &installation))
+    })
+    .await
 }
 
 /// What this server is called among those on its database: never the same twice, so that what an earlier process held
@@ -116,9 +120,9 @@ fn holder() -> String {
     format!("{host}/{}", WorkerId::random())
 }
 
-fn worker_client(address: WorkerAddress) -> Result<Arc<dyn Worker>, String> {
+fn worker_client(address: WorkerAddress, installation: &InstallationId) -> Result<Arc<dyn Worker>, String> {
     match WorkerClient::new(address) {
-        Ok(client) => Ok(Arc::new(client)),
+        Ok(client) => Ok(Arc::new(client.of(installation))),
         Err(error) => Err(with_causes(&error)),
     }
 }
@@ -128,6 +132,13 @@ fn worker_client(address: WorkerAddress) -> Result<Arc<dyn Worker>, String> {
 /// # Errors
 /// See [`StartError`].
 pub async fn start_with(config: Config, connect: Connect) -> Result<Running, StartError> {
+    start_by(config, |_| connect).await
+}
+
+async fn start_by(
+    config: Config,
+    connect: impl FnOnce(&InstallationId) -> Connect + Send,
+) -> Result<Running, StartError> {
     let url = database::parse(&config)?;
     // First: a start that fails for its port leaves no database behind.
     let listener = clarateach_gateway::listen(config.listen.address)
@@ -161,7 +172,7 @@ pub async fn start_with(config: Config, connect: Connect) -> Result<Running, Sta
         sealer: Arc::clone(&sealer),
         leases: Arc::clone(&leases),
         clock: Arc::clone(&clock),
-        connect,
+        connect: connect(&installation),
         local: local.iter().map(|runtime| runtime.kind()).collect(),
     });
     for (index, agent) in config.seats.workers.iter().enumerate() {

@@ -5,6 +5,7 @@ mod extract;
 mod images;
 mod keys;
 mod observe;
+mod owner;
 mod proxy;
 mod reply;
 mod tunnel;
@@ -93,6 +94,7 @@ pub fn router(app: Arc<App>) -> Router {
         .fallback(unknown_call)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), owner::checked))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), auth::required))
         .layer(axum::middleware::from_fn(reply::no_store));
     let (open, _) = open().split_for_parts();

@@ -1,14 +1,15 @@
 //! VMs: made, shown, removed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use clarateach_api::agent::{DesiredVm, NewVm, ReasonView, VmDetails, VmLogs, VmView, VmsBody, WatchBody};
-use clarateach_ids::{Generation, SeatKey, WorkshopId};
+use clarateach_ids::{Generation, InstallationId, SeatKey, WorkshopId};
 use clarateach_runtime::{Environment, EnvironmentState};
 use serde::Deserialize;
 
@@ -67,13 +68,31 @@ pub(super) struct ListQuery {
     workshop_id: Option<WorkshopId>,
 }
 
+async fn others(
+    app: &App,
+    caller: Option<&Extension<InstallationId>>,
+) -> Result<BTreeSet<String>, AgentError> {
+    match caller {
+        Some(Extension(caller)) => app.seats_of_others(caller).await,
+        None => Ok(BTreeSet::new()),
+    }
+}
+
 /// Every VM, half-made and dead ones included.
 #[utoipa::path(get, path = "/vms", tag = "vms", params(ListQuery), responses((status = 200, body = VmsBody), Refused))]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
+    caller: Option<Extension<InstallationId>>,
     QueryOf(query): QueryOf<ListQuery>,
 ) -> Result<Json<VmsBody>, Failure> {
+    // Before and after: what is forgotten meanwhile has gone meanwhile.
+    let others = others(&app, caller.as_ref()).await?;
     let mut vms = app.host.runtime().observe().await?;
+    let more = self::others(&app, caller.as_ref()).await?;
+    vms.retain(|vm| {
+        let seat = vm.key.to_string();
+        !others.contains(&seat) && !more.contains(&seat)
+    });
     vms.retain(|vm| query.workshop_id.as_ref().is_none_or(|wanted| vm.key.workshop == *wanted));
     vms.sort_by(|a, b| (&a.key, a.generation).cmp(&(&b.key, b.generation)));
     Ok(Json(VmsBody { vms: vms.into_iter().map(|vm| view(&app, vm)).collect() }))

@@ -1,5 +1,6 @@
 //! The worker itself: health, what it is, drain, images.
 
+use reqwest::Method;
 use serde_json::json;
 
 use crate::harness::{Agent, answer};
@@ -63,4 +64,45 @@ async fn images_are_listed_resolved_and_got_ready() {
     let text = told.send().await.unwrap().text().await.unwrap();
     let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!(lines, [json!({"step": "Simulated", "done": 1, "total": 1}), json!({"image": "x:1"})]);
+}
+
+#[tokio::test]
+async fn two_control_planes_see_and_touch_only_their_own_vms() {
+    let mut agent = Agent::new().await;
+    let wish = json!({"generation": 1, "image": "simulated", "vcpus": 1, "memory_mb": 256, "disk_mb": 64,
+        "secret": "0123456789abcdef", "env": {}, "egress": "internet"});
+    let by = |agent: &Agent, method, path: &str, installation: &str| {
+        agent.request(method, path).header("x-clarateach-installation", installation).json(&wish)
+    };
+    for (seat, installation) in [("first/1", "one"), ("second/1", "two")] {
+        answer(by(&agent, Method::PUT, &format!("/vms/{seat}"), installation)).await.is(204);
+    }
+    agent.vm("by-hand", 1).await;
+    // Also after a restart.
+    for _ in 0..2 {
+        for (installation, own) in [("one", "first"), ("two", "second"), ("three", "by-hand")] {
+            let shown = answer(by(&agent, Method::GET, "/vms", installation)).await.is(200);
+            let shown: Vec<_> =
+                shown.body["vms"].as_array().unwrap().iter().map(|vm| vm["workshop_id"].clone()).collect();
+            let all: Vec<_> =
+                ["by-hand", "first", "second"].into_iter().filter(|w| *w == own || *w == "by-hand").collect();
+            assert_eq!(json!(shown), json!(all), "{installation}");
+        }
+        let (own, path) = ("one", "/vms/second/1");
+        answer(by(&agent, Method::DELETE, "/vms/second/1?generation=9", own))
+            .await
+            .refused(404, "vm_not_found");
+        answer(by(&agent, Method::GET, path, own)).await.refused(404, "vm_not_found");
+        answer(by(&agent, Method::PUT, path, own)).await.refused(409, "vm_exists");
+        answer(by(&agent, Method::GET, "/vms/second/1/tunnel/workspace", own))
+            .await
+            .refused(404, "vm_not_found");
+        assert_eq!(agent.world.count(), 3);
+        agent.restart().await;
+    }
+    answer(by(&agent, Method::GET, "/vms", "not an id")).await.refused(400, "invalid_request");
+    // A seat that is gone is nobody's.
+    answer(by(&agent, Method::DELETE, "/vms/second/1?generation=1", "two")).await.is(204);
+    answer(by(&agent, Method::DELETE, "/vms/second/1?generation=1", "one")).await.is(204);
+    assert_eq!(agent.world.count(), 2);
 }

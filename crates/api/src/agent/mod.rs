@@ -7,6 +7,10 @@ mod keys;
 mod vm;
 mod worker;
 
+/// The header in which a control plane says which installation it is: it sees, and can touch, only the VMs that it made, and
+/// those that nobody is known to have made.
+pub const INSTALLATION_HEADER: &str = "x-clarateach-installation";
+
 pub use error::{AgentErrorBody, AgentErrorCode, AgentErrorDetail};
 pub use keys::{PublicKeyView, Revocations, RevokedSession, SeatKeys};
 pub use vm::{

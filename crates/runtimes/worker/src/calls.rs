@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use clarateach_api::agent::INSTALLATION_HEADER;
 use clarateach_runtime::{Capacity, RuntimeError};
 use http::{HeaderValue, Method, StatusCode, header};
 use jiff::{SignedDuration, Timestamp};
@@ -43,6 +44,8 @@ pub(crate) struct Calls {
     pub(crate) address: String,
     base: String,
     pub(crate) bearer: HeaderValue,
+    /// Which control plane calls.
+    pub(crate) installation: Option<HeaderValue>,
 }
 
 impl Calls {
@@ -71,6 +74,7 @@ impl Calls {
             address: worker.address.clone(),
             base: format!("{scheme}://{}", worker.address),
             bearer: bearer(worker)?,
+            installation: None,
         })
     }
 
@@ -86,6 +90,10 @@ impl Calls {
         let request = self.http.request(method, format!("{}{path}", self.base));
         let request =
             request.header(header::AUTHORIZATION, self.bearer.clone()).header(header::ACCEPT, accept);
+        let request = match &self.installation {
+            Some(installation) => request.header(INSTALLATION_HEADER, installation.clone()),
+            None => request,
+        };
         let request = match body {
             Some(body) => request.json(body),
             None => request,

@@ -8,12 +8,12 @@ use async_trait::async_trait;
 use clarateach_api::agent::{
     Drain, DrainBody, ImageBody, Revocations, SeatKeys, VmLogs, VmsBody, WatchBody, WorkerInfo,
 };
-use clarateach_ids::{Generation, SeatKey};
+use clarateach_ids::{Generation, InstallationId, SeatKey};
 use clarateach_runtime::{
     BoxedSeatStream, Capacity, DesiredSeat, Environment, ImageRef, ProgressFn, Revision, Runtime,
     RuntimeError, RuntimeKind, SeatPort,
 };
-use http::Method;
+use http::{HeaderValue, Method};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -65,6 +65,13 @@ impl WorkerClient {
         };
         let calls = Calls::new(&address, config)?;
         Ok(Self { calls, target, tls, known: Mutex::default(), failed_watches: AtomicU32::new(0) })
+    }
+
+    /// The same, for the control plane of an installation: the agent keeps its VMs apart from those of others.
+    #[must_use]
+    pub fn of(mut self, installation: &InstallationId) -> Self {
+        self.calls.installation = HeaderValue::from_str(installation.as_str()).ok();
+        self
     }
 
     fn known(&self) -> Known {

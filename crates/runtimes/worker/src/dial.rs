@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use clarateach_api::agent::INSTALLATION_HEADER;
 use clarateach_ids::SeatKey;
 use clarateach_runtime::tunnel::{self, Answer};
 use clarateach_runtime::{BoxedSeatStream, RuntimeError, SeatPort};
@@ -28,11 +29,13 @@ pub(crate) async fn dial(
         SeatPort::App(port) => port.to_string(),
     };
     let asked = async {
-        let request = Request::get(format!("/vms/{}/{}/tunnel/{port}", key.workshop, key.seat))
+        let mut request = Request::get(format!("/vms/{}/{}/tunnel/{port}", key.workshop, key.seat))
             .header(header::HOST, target.authority.as_str())
-            .header(header::AUTHORIZATION, calls.bearer.clone())
-            .body(Empty::new())
-            .map_err(io::Error::other)?;
+            .header(header::AUTHORIZATION, calls.bearer.clone());
+        if let Some(installation) = &calls.installation {
+            request = request.header(INSTALLATION_HEADER, installation.clone());
+        }
+        let request = request.body(Empty::new()).map_err(io::Error::other)?;
         tunnel::ask(connect::open(target, tls).await?, request).await
     };
     let away =
