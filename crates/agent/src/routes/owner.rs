@@ -6,7 +6,6 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{Method, Response, StatusCode};
 use axum::middleware::Next;
-use axum::response::IntoResponse;
 use clarateach_api::agent::{AgentErrorCode, INSTALLATION_HEADER};
 use clarateach_ids::{InstallationId, SeatKey};
 
