@@ -186,27 +186,6 @@ async fn workers_that_cannot_be_used_say_why_and_get_no_seats() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_s_token_can_be_changed_without_losing_a_seat() {
-    let hosts = Hosts::new(1, 5);
-    let server = Server::with(&hosts, &[]).await;
-    let path = "/api/admin/workers";
-    let with = |token: &str| Some(json!({"address": "w1:9090", "token": token}));
-    assert_eq!(server.call("POST", path, with("t")).await.status, 201);
-    server.until_worker("w1", "alive").await;
-    let (workshop, code) = server.create(2).await;
-    server.until(&workshop, &["ready"]).await;
-    let seat = server.join(&code, 1).await["seat"].as_u64().unwrap();
-    let before = server.seat(&workshop, seat).await["generation"].clone();
-    hosts.get("w1").set(|faults| faults.token = Some("fresh".to_owned()));
-    server.until_worker("w1", "unauthorized").await;
-    let changed = server.call("POST", path, with("fresh")).await;
-    assert_eq!((changed.status, &changed.body["worker"]["source"]), (200, &json!("api")), "{}", changed.body);
-    server.until_worker("w1", "alive").await;
-    server.until(&workshop, &["ready", "occupied"]).await;
-    assert_eq!(server.seat(&workshop, seat).await["generation"], before);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_under_another_address_loses_nothing() {
     let hosts = Hosts::new(1, 20);
     let mut server = Server::start(&hosts).await;
