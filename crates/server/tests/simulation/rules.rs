@@ -24,6 +24,8 @@ pub(crate) struct Rules {
     seated: BTreeMap<SeatKey, SessionId>,
     /// Makes of seats that have been ready.
     ready: BTreeSet<(SeatKey, Generation)>,
+    /// Each lease's token since it last changed hands.
+    tokens: BTreeMap<String, u64>,
     /// How often what happened, to show that a run was worth it.
     pub(crate) counts: BTreeMap<&'static str, u64>,
 }
@@ -61,6 +63,20 @@ impl World {
         }
     }
 
+    /// A lease was had.
+    pub(crate) fn leased(&self, lease: &clarateach_store::Lease) {
+        self.rules().tokens.insert(lease.name.clone(), lease.token);
+    }
+
+    /// A write on the strength of a lease was accepted.
+    fn decided(&self, fence: Option<&clarateach_store::Fence>) {
+        let Some(fence) = fence else { return };
+        let now = self.rules().tokens.get(&fence.lease).copied();
+        if now != Some(fence.token) {
+            self.broken(&format!("{} was written with token {}, and has {now:?}", fence.lease, fence.token));
+        }
+    }
+
     // --- the store -------------------------------------------------------------------------------------------------
 
     pub(crate) fn create_workshop(&self, new: NewWorkshop) -> Result<WorkshopRecord, StoreError> {
@@ -86,6 +102,7 @@ impl World {
         fence: Option<&clarateach_store::Fence>,
     ) -> Result<(), StoreError> {
         at_once(self.store.purge_workshop(id, fence))?;
+        self.decided(fence);
         self.rules().count("workshops removed");
         if let Some(left) = self.there_is(id).first() {
             self.broken(&format!("{id} was called gone while there is {left}"));
@@ -167,7 +184,7 @@ impl World {
     }
 
     pub(crate) fn write_workshop(&self, write: WorkshopWrite) -> Result<Vec<SessionRecord>, StoreError> {
-        let id = write.id.clone();
+        let (id, fence) = (write.id.clone(), write.fence.clone());
         let before = at_once(self.store.seats(&id))?;
         let status_before = at_once(self.store.workshop(&id))?.status;
         let changed: BTreeSet<_> = write.seats.iter().map(|seat| seat.seat).collect();
@@ -180,6 +197,7 @@ impl World {
             }
             Ok(seated) => seated,
         };
+        self.decided(fence.as_ref());
         for session in &seated {
             let first = {
                 let mut rules = self.rules();

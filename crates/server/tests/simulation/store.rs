@@ -132,7 +132,11 @@ forward! {
     write fn unplace(key: &SeatKey, worker: &str, generation: Generation) -> ()
         = |world| world.unplace(key, worker, generation);
     write fn acquire_lease(name: &str, holder: &str, ttl: SignedDuration, now: Timestamp) -> Option<Lease>
-        = |world| { let _ = now; world.store.acquire_lease(name, holder, ttl, world.now()).await };
+        = |world| {
+            let _ = now;
+            let lease = world.store.acquire_lease(name, holder, ttl, world.now()).await;
+            lease.inspect(|lease| lease.iter().for_each(|lease| world.leased(lease)))
+        };
     write fn release_lease(fence: &Fence, holder: &str) -> ();
     write fn note_replica(holder: &str, ttl: SignedDuration, now: Timestamp) -> u32
         = |world| { let _ = now; world.store.note_replica(holder, ttl, world.now()).await };
