@@ -8,6 +8,8 @@ use clarateach_gateway::EndedWhy;
 use clarateach_ids::{SeatKey, SessionId, WorkshopId};
 use clarateach_lifecycle::Wanted;
 use clarateach_store::{StoreError, WorkshopRecord};
+use tokio::sync::Notify;
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +18,8 @@ use crate::app::leases::RENEWAL;
 
 /// After a renewal that failed, try again so soon: leases don't last long.
 const RETRY: Duration = Duration::from_secs(1);
+/// A class that joins changes something all the time: whoever decides is not woken more often than this for it.
+const DECIDE_PAUSE: Duration = Duration::from_millis(400);
 /// Changes that come one after the other are heeded together.
 const GATHER: Duration = Duration::from_millis(50);
 
@@ -45,6 +49,23 @@ pub(super) async fn keep_leases(app: Arc<App>, stop: CancellationToken) {
 /// Heeds what happens in workshops, whichever server did it, until `stop`.
 pub(super) async fn heed(app: Arc<App>, stop: CancellationToken) {
     let mut wakes = app.store.event_wakes();
+    let decide = Arc::new(Notify::new());
+    let (asked, decider, stopped) = (Arc::clone(&decide), Arc::clone(&app), stop.clone());
+    let deciding = async move {
+        loop {
+            tokio::select! {
+                biased;
+                () = stopped.cancelled() => return,
+                () = asked.notified() => decider.wake.notify_one(),
+            }
+            tokio::time::sleep(DECIDE_PAUSE).await;
+        }
+    };
+    let heeding = heed_all(&app, &mut wakes, &decide, &stop);
+    tokio::join!(deciding, heeding);
+}
+
+async fn heed_all(app: &App, wakes: &mut Receiver<WorkshopId>, decide: &Notify, stop: &CancellationToken) {
     loop {
         let first = tokio::select! {
             biased;
@@ -66,20 +87,20 @@ pub(super) async fn heed(app: Arc<App>, stop: CancellationToken) {
                 Err(TryRecvError::Empty | TryRecvError::Closed) => break,
             }
         }
-        let connected = connected(&app);
+        let connected = connected(app);
         if lagged {
             changed.extend(connected.keys().cloned());
         }
         for id in &changed {
             app.directory.forget_workshop(id);
             if let Some(sessions) = connected.get(id)
-                && let Err(error) = close_ended(&app, id, sessions).await
+                && let Err(error) = close_ended(app, id, sessions).await
             {
                 tracing::warn!(%error, workshop = %id, "who is to be let go could not be read");
             }
         }
         if lagged || changed.iter().any(|id| app.leases.owns(id)) {
-            app.wake.notify_one();
+            decide.notify_one();
         }
     }
 }

@@ -355,6 +355,13 @@ impl Fleet {
         some.map(|(key, generation)| (key.clone(), *generation)).collect()
     }
 
+    /// Whether seats are to leave any worker.
+    #[must_use]
+    pub fn is_anyone_leaving(&self) -> bool {
+        let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
+        members.values().any(|member| member.with(member::Seen::is_leaving))
+    }
+
     /// Seats of a workshop whose worker is being drained, and how many of them may be made anew elsewhere now.
     #[must_use]
     pub fn leaving(&self, kind: RuntimeKind, workshop: &WorkshopId) -> (BTreeSet<SeatNumber>, usize) {

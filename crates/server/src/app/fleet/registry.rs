@@ -207,7 +207,7 @@ impl Fleet {
     /// # Errors
     /// `CONFLICT` when a worker of another name has its address, `INVALID_FIELD` when its certificates can't be used.
     pub async fn add(&self, agent: WorkerAgent) -> Result<(bool, clarateach_api::WorkerView), AppError> {
-        self.try_connect(&agent).map_err(|problem| AppError::field("tls_ca", problem))?;
+        self.try_connect(&agent).map_err(|problem| AppError::new(ErrorCode::InvalidField, problem))?;
         let mut record = self.record(&agent, WorkerSource::Api);
         let id = record.id.clone();
         let known = self.store.workers().await?;

@@ -11,6 +11,7 @@ pub mod plan;
 mod plan_tests;
 mod progress;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,7 +23,9 @@ use clarateach_runtime::{
     DesiredSeat, Egress, Environment, EnvironmentState, ImageRef, Reason, Revision, Runtime, RuntimeError,
     RuntimeKind,
 };
-use clarateach_store::{Fence, SeatRecord, SeatWrite, StoreError, WorkshopRecord, WorkshopWrite};
+use clarateach_store::{
+    Fence, SeatRecord, SeatWrite, StoreError, WorkshopCounts, WorkshopRecord, WorkshopWrite,
+};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
@@ -38,6 +41,8 @@ use super::workshops::ENV_PURPOSE;
 const PERIOD: Duration = Duration::from_secs(5);
 /// After a store that failed, wait this long.
 const STORE_RETRY: Duration = Duration::from_secs(1);
+/// What is settled is looked at again at least this often.
+const SETTLED_FOR: Duration = Duration::from_secs(30);
 /// After a look, wait for as long as it took, at most this.
 const LONGEST_BREATH: Duration = Duration::from_millis(200);
 /// Calls to runtimes at once. Runtimes bound their own work further, and the fleet that of each worker.
@@ -57,6 +62,8 @@ struct Desk {
     failures: BTreeMap<WorkshopId, Failures>,
     /// Ends that workers were told, by seat and make: some don't show theirs.
     told_ends: BTreeMap<SeatKey, (Generation, Option<Timestamp>)>,
+    /// Workshops of which nothing was to be done, each as it was then.
+    settled: BTreeMap<WorkshopId, (WorkshopRecord, WorkshopCounts, Vec<Environment>, Instant)>,
     /// Leases that had been gained when everything was looked at anew.
     gains: u64,
 }
@@ -136,7 +143,11 @@ impl Reconciler {
         let gains = self.app.leases.gains();
         if lock(&self.desk).gains != gains {
             self.app.fleet.begin_anew().await?;
-            lock(&self.desk).gains = gains;
+            {
+                let mut desk = lock(&self.desk);
+                desk.gains = gains;
+                desk.settled.clear();
+            }
             self.app.leases.take_over(gains);
         }
         // Calls that come back while we look must still count as under way: what they made may not show yet.
@@ -152,7 +163,7 @@ impl Reconciler {
         let now = self.app.clock.now();
         let mut pause = PERIOD;
         let workshops = self.app.store.workshops(None).await?;
-        for (workshop, _) in &workshops {
+        for (workshop, counts) in &workshops {
             if !self.app.leases.owns(&workshop.id) {
                 forget(&mut seen, &workshop.id);
                 continue;
@@ -171,8 +182,18 @@ impl Reconciler {
                 Err(error) => self.note_reason(workshop, error.reason(), now).await?,
                 Ok(environments) => {
                     let environments = environments.remove(&workshop.id).unwrap_or_default();
-                    match self.workshop(workshop, runtime, environments, &in_flight, now).await {
-                        Ok(look_again) => pause = pause.min(look_again),
+                    if self.is_settled(workshop, *counts, &environments, &in_flight) {
+                        pause = pause.min(until_end(workshop, now));
+                        continue;
+                    }
+                    match self.workshop(workshop, runtime, &environments, &in_flight, now).await {
+                        Ok((look_again, settled)) => {
+                            pause = pause.min(look_again).min(until_end(workshop, now));
+                            if settled {
+                                let look = (workshop.clone(), *counts, environments, Instant::now());
+                                lock(&self.desk).settled.insert(workshop.id.clone(), look);
+                            }
+                        }
                         // Deleted in between, or changed: the next pass sees it.
                         Err(
                             StoreError::NotFound { .. }
@@ -241,14 +262,36 @@ impl Reconciler {
         self.app.leases.fence(id).map_err(|_| StoreError::Fenced { lease: "reconcile".to_owned() })
     }
 
+    /// Whether nothing has changed since a look at which nothing was to be done: then its seats need not be read.
+    fn is_settled(
+        &self,
+        workshop: &WorkshopRecord,
+        counts: WorkshopCounts,
+        environments: &[Environment],
+        in_flight: &BTreeSet<SeatKey>,
+    ) -> bool {
+        let mut desk = lock(&self.desk);
+        let Some((record, before, seen, at)) = desk.settled.get(&workshop.id) else { return false };
+        let same = record == workshop && *before == counts && seen == environments;
+        let fresh = at.elapsed() < SETTLED_FOR && !self.app.fleet.is_anyone_leaving();
+        let busy = in_flight.iter().any(|key| key.workshop == workshop.id)
+            || desk.failures.contains_key(&workshop.id);
+        if same && fresh && !busy {
+            return true;
+        }
+        desk.settled.remove(&workshop.id);
+        false
+    }
+
+    /// Looks at a workshop. Returns when to look again, should nothing happen, and whether nothing was to be done.
     async fn workshop(
         &self,
         workshop: &WorkshopRecord,
         runtime: &Arc<dyn Runtime>,
-        environments: Vec<Environment>,
+        environments: &[Environment],
         in_flight: &BTreeSet<SeatKey>,
         now: Timestamp,
-    ) -> Result<Duration, StoreError> {
+    ) -> Result<(Duration, bool), StoreError> {
         let failures = lock(&self.desk).failures.remove(&workshop.id).unwrap_or_default();
         let seats = self.app.store.seats(&workshop.id).await?;
         let seats: Vec<_> = seats.into_iter().map(|(seat, holder)| (seat, holder.is_some())).collect();
@@ -263,9 +306,10 @@ impl Reconciler {
         let leaving =
             if remote && running { self.leaving(workshop, runtime, &seats) } else { BTreeSet::new() };
         let environments = if remote && !running {
-            with_remnants(environments, self.app.fleet.remnants(runtime.kind(), &workshop.id))
+            let remnants = self.app.fleet.remnants(runtime.kind(), &workshop.id);
+            Cow::Owned(with_remnants(environments.to_vec(), remnants))
         } else {
-            environments
+            Cow::Borrowed(environments)
         };
         let sight = Sight {
             workshop,
@@ -282,6 +326,11 @@ impl Reconciler {
             let ends = self.ends_to_tell(workshop, &sight, &decided);
             decided.actions.extend(ends);
         }
+        // What is being removed shows in nothing that could be compared, so it is looked at each time.
+        let settled = running
+            && decided == plan::Plan::default()
+            && sight.image == plan::ImageState::Ready
+            && !in_flight.iter().any(|key| key.workshop == workshop.id);
         self.write_down(workshop, &mut decided, failures, now).await?;
         self.act(workshop, runtime, &mut decided);
         if decided.purge {
@@ -293,11 +342,7 @@ impl Reconciler {
             desk.begun.retain(|key, _| key.workshop != workshop.id);
         }
         let until = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO);
-        let mut pause = decided.look_again.map_or(PERIOD, until).max(Duration::from_millis(20));
-        if let (Wanted::Running, Some(end)) = (workshop.wanted, workshop.ends_at) {
-            pause = pause.min(until(end).max(Duration::from_millis(20)));
-        }
-        Ok(pause)
+        Ok((decided.look_again.map_or(PERIOD, until).max(Duration::from_millis(20)), settled))
     }
 
     async fn write_down(
@@ -559,6 +604,16 @@ impl Reconciler {
             lock(&desk).in_flight.remove(&key);
             wake.notify_one();
         });
+    }
+}
+
+/// How long to wait for a workshop's end.
+fn until_end(workshop: &WorkshopRecord, now: Timestamp) -> Duration {
+    match (workshop.wanted, workshop.ends_at) {
+        (Wanted::Running, Some(end)) => {
+            Duration::try_from(end.duration_since(now)).unwrap_or_default().max(Duration::from_millis(20))
+        }
+        _ => PERIOD,
     }
 }
 
