@@ -15,10 +15,11 @@ use tokio::time::Instant;
 
 /// How many shards there are.
 pub const SHARDS: u32 = 8;
-/// How long a lease lasts unless it is renewed.
-pub const TTL: Duration = Duration::from_secs(10);
-/// How often leases are renewed.
-pub const RENEWAL: Duration = Duration::from_secs(3);
+/// How long a lease lasts unless it is renewed. With the time until others look, what a dead server held is taken over
+/// within ten seconds.
+pub const TTL: Duration = Duration::from_secs(7);
+/// How often leases are renewed, and free ones looked for.
+pub const RENEWAL: Duration = Duration::from_secs(2);
 /// So long before a lease ends by the store's clock, its holder does not count on it any more.
 const MARGIN: Duration = Duration::from_secs(1);
 
@@ -146,7 +147,7 @@ impl Leases {
     /// When the store fails; what is held runs out by itself then.
     pub async fn renew(&self, store: &dyn Store, now: Timestamp) -> Result<bool, StoreError> {
         let Some(holder) = &self.holder else { return Ok(false) };
-        let ttl = SignedDuration::try_from(TTL).unwrap_or(SignedDuration::from_secs(10));
+        let ttl = SignedDuration::try_from(TTL).unwrap_or(SignedDuration::from_secs(7));
         let replicas = store.note_replica(holder, ttl, now).await?;
         let share = usize::try_from(fair_share(replicas)).unwrap_or(usize::MAX);
         let mine: Vec<u32> = {
@@ -206,7 +207,7 @@ impl Leases {
     /// When the store fails.
     pub async fn alone_for(&self, store: &dyn Store, name: &str, now: Timestamp) -> Result<bool, StoreError> {
         let Some(holder) = &self.holder else { return Ok(true) };
-        let ttl = SignedDuration::try_from(TTL).unwrap_or(SignedDuration::from_secs(10));
+        let ttl = SignedDuration::try_from(TTL).unwrap_or(SignedDuration::from_secs(7));
         Ok(store.acquire_lease(name, holder, ttl, now).await?.is_some())
     }
 

@@ -70,7 +70,7 @@ async fn two_servers_share_the_work_and_one_takes_over() {
     for (workshop, _) in &workshops {
         second.until_gone(workshop).await;
     }
-    assert!(died.elapsed() < Duration::from_secs(20), "{:?}", died.elapsed());
+    assert!(died.elapsed() < Duration::from_secs(15), "{:?}", died.elapsed());
     assert_eq!(hosts.counts(), [0, 0, 0]);
 }
 

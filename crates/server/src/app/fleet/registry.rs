@@ -91,39 +91,11 @@ impl Fleet {
     pub async fn take_setting(&self, agents: &[WorkerAgent]) -> Result<(), StoreError> {
         let known: BTreeMap<String, WorkerRecord> =
             self.store.workers().await?.into_iter().map(|record| (record.id.clone(), record)).collect();
-        for agent in agents {
-            let record = self.record(agent, WorkerSource::Setting);
-            let id = record.id.clone();
-            let before = known.get(&id);
-            if let Some(before) = before.filter(|before| before.wish != WorkerWish::Forgotten) {
-                let same_token = self.token(before).is_ok_and(|token| token == agent.token.expose_secret());
-                let same = same_token
-                    && (&before.address, &before.public_url, &before.labels, before.capacity, &before.tls)
-                        == (
-                            &record.address,
-                            &record.public_url,
-                            &record.labels,
-                            record.capacity,
-                            &record.tls,
-                        )
-                    && before.source == WorkerSource::Setting;
-                if same {
-                    continue;
-                }
-            }
-            match self.store.put_worker(record).await {
-                Ok(_) => {}
-                Err(StoreError::Conflict { message }) => {
-                    tracing::error!(worker = %id, "WORKER_AGENTS: the worker can't be added: {message}");
-                    continue;
-                }
-                Err(error) => return Err(error),
-            }
-            if before.is_some_and(|before| before.labels.contains_key(UNLISTED)) {
-                self.store.set_worker_wish(&id, WorkerWish::Active).await?;
-                lock(&self.undrain).insert(id);
-            }
-        }
+        // Together: each alone would wait for the disk.
+        futures_util::future::try_join_all(
+            agents.iter().map(|agent| self.take(agent, known.get(&agent.id()))),
+        )
+        .await?;
         let listed: BTreeSet<String> = agents.iter().map(WorkerAgent::id).collect();
         let unlisted = known.into_values().filter(|record| {
             record.source == WorkerSource::Setting
@@ -136,6 +108,35 @@ impl Fleet {
             let id = record.id.clone();
             self.store.put_worker(record).await?;
             self.store.set_worker_wish(&id, WorkerWish::Draining).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the registry say what the setting says of one worker.
+    async fn take(&self, agent: &WorkerAgent, before: Option<&WorkerRecord>) -> Result<(), StoreError> {
+        let record = self.record(agent, WorkerSource::Setting);
+        let id = record.id.clone();
+        if let Some(before) = before.filter(|before| before.wish != WorkerWish::Forgotten) {
+            let same_token = self.token(before).is_ok_and(|token| token == agent.token.expose_secret());
+            let settings = |record: &WorkerRecord| {
+                let WorkerRecord { address, public_url, labels, capacity, tls, source, .. } = record.clone();
+                (address, public_url, labels, capacity, tls, source)
+            };
+            if same_token && settings(before) == settings(&record) {
+                return Ok(());
+            }
+        }
+        match self.store.put_worker(record).await {
+            Ok(_) => {}
+            Err(StoreError::Conflict { message }) => {
+                tracing::error!(worker = %id, "WORKER_AGENTS: the worker can't be added: {message}");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
+        if before.is_some_and(|before| before.labels.contains_key(UNLISTED)) {
+            self.store.set_worker_wish(&id, WorkerWish::Active).await?;
+            lock(&self.undrain).insert(id);
         }
         Ok(())
     }
