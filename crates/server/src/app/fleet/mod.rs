@@ -68,6 +68,8 @@ pub struct Fleet {
     sweeping: Mutex<BTreeSet<Doomed>>,
     /// Images that seats are made of: workers that come later make them ready too.
     images: Mutex<BTreeSet<(RuntimeKind, String)>>,
+    /// Seats that were on workers that were given up, each with its make and the worker.
+    given_up: Mutex<BTreeMap<SeatKey, (Generation, String)>>,
     /// Workers whose agents are to be told that they take seats again.
     undrain: Mutex<BTreeSet<String>>,
     /// Whether there are workers in the registry, forgotten ones included.
@@ -135,6 +137,7 @@ impl Fleet {
                 remnants: Mutex::default(),
                 sweeping: Mutex::default(),
                 images: Mutex::default(),
+                given_up: Mutex::default(),
                 undrain: Mutex::default(),
                 had_workers: AtomicBool::new(false),
                 runtimes: kinds.map(runtime).collect(),

@@ -296,6 +296,9 @@ impl Fleet {
         if member.is_there() && timeout(CLEAR_WITHIN, self.clear(&member)).await.is_err() {
             tracing::warn!(worker = id, "not everything on the worker was removed before it was forgotten");
         }
+        // Before the rows go: whoever looks in between knows why.
+        let given_up = had.iter().map(|(key, generation)| (key.clone(), (*generation, id.to_owned())));
+        lock(&self.given_up).extend(given_up);
         self.store.set_worker_wish(id, WorkerWish::Forgotten).await?;
         lock(&self.table).forgotten(id);
         self.sync().await?;
@@ -303,6 +306,13 @@ impl Fleet {
         self.tell_seats(id, had).await?;
         self.changed();
         Ok(())
+    }
+
+    /// Why nothing is left of a make of a seat, when its worker was given up through this server.
+    #[must_use]
+    pub fn why_given_up(&self, key: &SeatKey, generation: Generation) -> Option<(String, String)> {
+        let all = lock(&self.given_up);
+        all.get(key).filter(|(had, _)| *had == generation).map(|(_, worker)| given_up(worker))
     }
 
     /// Removes all seats that servers made from a worker that answers.
@@ -328,9 +338,7 @@ impl Fleet {
         for (key, generation) in had {
             by_workshop.entry(key.workshop.clone()).or_default().insert(key, generation);
         }
-        let message = format!(
-            "Worker {id}, which had this seat and its disk, was given up. Reset the seat to give its learner a fresh one."
-        );
+        let why = given_up(id);
         for (workshop, had) in by_workshop {
             let told = async {
                 let record = self.store.workshop(&workshop).await?;
@@ -345,7 +353,7 @@ impl Fleet {
                     generation: seat.generation,
                     next_generation: seat.generation,
                     state: SeatState::Unreachable,
-                    reason: Some((WORKER_FORGOTTEN.to_owned(), message.clone())),
+                    reason: Some(why.clone()),
                     attempts: seat.attempts,
                     retry_at: None,
                     only_if_free: false,
@@ -368,6 +376,14 @@ impl Fleet {
         }
         Ok(())
     }
+}
+
+/// What is said at a held seat of a worker that was given up.
+fn given_up(id: &str) -> (String, String) {
+    let message = format!(
+        "Worker {id}, which had this seat and its disk, was given up. Reset the seat to give its learner a fresh one."
+    );
+    (WORKER_FORGOTTEN.to_owned(), message)
 }
 
 /// A worker whose client can't be made: says why to every call.

@@ -326,6 +326,14 @@ impl Reconciler {
             let ends = self.ends_to_tell(workshop, &sight, &decided);
             decided.actions.extend(ends);
         }
+        for write in &mut decided.seats {
+            let key = SeatKey { workshop: workshop.id.clone(), seat: write.seat };
+            if write.reason.as_ref().is_some_and(|(code, _)| code == "DISK_GONE")
+                && let Some(why) = self.app.fleet.why_given_up(&key, write.generation)
+            {
+                write.reason = Some(why);
+            }
+        }
         // What is being removed shows in nothing that could be compared, so it is looked at each time.
         let settled = running
             && decided == plan::Plan::default()
