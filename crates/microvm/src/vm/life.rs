@@ -249,30 +249,31 @@ async fn prepare(
     begin: Begin,
     cancel: &CancellationToken,
 ) -> Result<Option<Start>, Fault> {
-    tokio::select! {
-        () = cancel.cancelled() => Ok(None),
-        prepared = furnish(host, record, begin) => prepared.map(Some),
-    }
-}
-
-async fn furnish(host: &Arc<Host>, record: &mut Record, begin: Begin) -> Result<Start, Fault> {
     host.check_kernel()?;
-    if record.spec.initramfs.is_some() {
-        record.spec.initramfs = Some(host.initramfs().await?);
-    }
-    {
-        let Ok(_turn) = host.furnishing.acquire().await else {
-            return Err(Fault::new("DISK_FAILED", "this host's agent is shutting down"));
-        };
-        // Each waits for another part of the kernel.
-        let (disk, tap) = tokio::join!(disk(host, record, begin), tap(host, record));
-        disk?;
-        tap?;
-    }
+    let turn = async {
+        if record.spec.initramfs.is_some() {
+            record.spec.initramfs = Some(host.initramfs().await?);
+        }
+        let closing = |_| Fault::new("DISK_FAILED", "this host's agent is shutting down");
+        host.furnishing.acquire().await.map_err(closing)
+    };
+    // Waiting is cut short, making is not: a thread would go on with it, behind the back of whoever removes it.
+    let turn = tokio::select! {
+        () = cancel.cancelled() => return Ok(None),
+        turn = turn => turn?,
+    };
+    // Each waits for another part of the kernel.
+    let (disk, tap) = tokio::join!(disk(host, record, begin), tap(host, record));
+    drop(turn);
+    disk?;
+    tap?;
     // A disk that was written to is never met by a guest that remembers another.
     match begin {
-        Begin::New { .. } => Ok(host.snapshots.start_of(host, record).await),
-        Begin::Again | Begin::TakeOver => Ok(Start::Boot(None)),
+        Begin::New { .. } => tokio::select! {
+            () = cancel.cancelled() => Ok(None),
+            start = host.snapshots.start_of(host, record) => Ok(Some(start)),
+        },
+        Begin::Again | Begin::TakeOver => Ok(Some(Start::Boot(None))),
     }
 }
 
