@@ -310,10 +310,12 @@ impl Script {
                 self.servers.remove(n);
                 // What it has not finished by then is cut off.
                 let within = self.dice.span(&(0..20_000));
-                tokio::spawn(async move {
+                let end = async move {
                     sleep(within).await;
                     server.kill();
-                });
+                };
+                // A file's lock lets no other one in until it has gone.
+                if self.alone { end.await } else { drop(tokio::spawn(end)) }
             }
             Mishap::Sleep if server.gate.is_asleep() => server.gate.wake(),
             Mishap::Sleep => server.gate.sleep(),

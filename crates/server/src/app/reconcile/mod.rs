@@ -110,7 +110,13 @@ impl Reconciler {
         self.tasks.spawn(async move { fleet.wake_on_change(&wake, &stopped).await });
         while !stop.is_cancelled() {
             let began = Instant::now();
-            let pause = match self.pass().await {
+            // A pass that is cut off decides nothing by half: each of its writes is whole, and the next start looks anew.
+            let passed = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                passed = self.pass() => passed,
+            };
+            let pause = match passed {
                 Ok(look_again) => look_again,
                 Err(error) => {
                     tracing::warn!(%error, "the reconciler can't use the store; it tries again");
