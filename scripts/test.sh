@@ -44,8 +44,9 @@ web() {
 
 clippy() { cargo clippy --workspace --all-targets --all-features --locked -- -D warnings; }
 
-# Binaries that the tests start, and the one that goes into every seat.
-binaries() { cargo build --workspace --bins --locked && scripts/build-workspace.sh; }
+# Tests, the binaries that they start, and the one that goes into every seat. Built in one go: with other features asked
+# for, the same crates would be compiled again for the tests.
+binaries() { cargo build --workspace --bins --examples --tests --all-features --locked && scripts/build-workspace.sh; }
 
 images() { scripts/start-docker.sh && scripts/build-workspace-image.sh; }
 

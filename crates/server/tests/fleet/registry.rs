@@ -121,9 +121,14 @@ async fn a_forgotten_worker_s_seats_say_so_and_what_comes_back_is_removed() {
         (seat["status"] == "occupied" && seat["generation"].as_u64().unwrap() > generation).then_some(())
     })
     .await;
-    // It comes back, with seats that nobody wants any more.
+    // It comes back, with seats that nobody wants any more; nobody needs to add it again for that.
     assert_eq!(hosts.get(&lost).world.count(), 2);
     hosts.get(&lost).set(|faults| faults.away = false);
+    wait_for("what came back is gone, though the worker is forgotten", PATIENCE, || async {
+        (hosts.get(&lost).world.count() == 0).then_some(())
+    })
+    .await;
+    assert!(server.worker(&lost).await.is_null());
     let wish = json!({"address": format!("{lost}:9090"), "token": "t"});
     let added = server.call("POST", "/api/admin/workers", Some(wish.clone())).await;
     assert_eq!(added.status, 201, "{}", added.body);

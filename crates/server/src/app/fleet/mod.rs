@@ -3,7 +3,7 @@
 //! [`Fleet`] holds one [`Member`](member::Member) per registered worker, which asks and watches it; [`FleetRuntime`] is
 //! what the reconciler sees: one runtime of a kind over all workers of that kind. `health`, `placement`, `table` and
 //! `merge` are pure and say how a worker is, which one gets a seat, who may hold what, and which environments are the
-//! seats'. `registry` adds, drains and forgets.
+//! seats'. `registry` adds, drains and forgets; `tombstones` removes what comes back after that.
 
 pub mod health;
 pub mod member;
@@ -12,6 +12,7 @@ pub mod placement;
 pub mod registry;
 mod runtime;
 pub mod table;
+mod tombstones;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -225,11 +226,20 @@ impl Fleet {
                 tokio::time::sleep(PULSE_PERIOD).await;
             }
         };
+        let burying = async {
+            loop {
+                tokio::time::sleep(tombstones::PERIOD).await;
+                if let Err(error) = self.sweep_tombstones().await {
+                    tracing::debug!(%error, "forgotten workers could not be looked for");
+                }
+            }
+        };
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
             () = syncing => {}
             () = counting => {}
+            () = burying => {}
         }
         self.stop.cancel();
         for member in self.members().into_values() {

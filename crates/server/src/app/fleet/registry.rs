@@ -189,7 +189,7 @@ impl Fleet {
         Ok(())
     }
 
-    fn client(&self, record: &WorkerRecord) -> Arc<dyn Worker> {
+    pub(super) fn client(&self, record: &WorkerRecord) -> Arc<dyn Worker> {
         let client = self.token(record).and_then(|token| {
             (self.connect)(WorkerAddress {
                 address: record.address.clone(),
