@@ -39,6 +39,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "runtime-worker",
             "microvm",
             "gateway",
+            "gcp",
         ],
     ),
     ("testkit", &["ids", "runtime", "runtime-simulated"]),

@@ -61,6 +61,22 @@ pub struct WorkerView {
 pub struct AdminWorkersBody {
     /// By id; forgotten ones are not shown.
     pub workers: Vec<WorkerView>,
+    /// The part of the fleet that grows and shrinks by itself; missing where it doesn't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<FleetView>,
+}
+
+/// The workers that are made and deleted as seats need them, as the server that looks after them sees it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct FleetView {
+    /// So many are always there.
+    pub min: u32,
+    /// Never more than these.
+    pub max: u32,
+    /// Machines that there are, whatever they are doing; missing before the first look, and at a server that doesn't look.
+    pub machines: Option<u32>,
+    /// What does not work, in sentences.
+    pub problems: Vec<String>,
 }
 
 /// `{"worker":{…}}`.

@@ -15,7 +15,7 @@ pub use admin::{
     LoginRequest, Readiness, ReadinessPart, RuntimeView, RuntimesBody, UserView, UsersBody, WhoAmI,
 };
 pub use error::{ErrorBody, ErrorCode, ErrorDetail};
-pub use fleet::{AddWorker, AdminWorkersBody, DrainWorker, WorkerBody, WorkerView};
+pub use fleet::{AddWorker, AdminWorkersBody, DrainWorker, FleetView, WorkerBody, WorkerView};
 pub use session::{JoinRequest, Joined, SessionState, SessionView, WaitingInLine};
 pub use workshop::{
     CreateWorkshop, ExtendWorkshop, LockWorkshop, SeatCounts, SeatToken, SeatView, SeatsBody, WorkshopBody,

@@ -2,6 +2,7 @@
 
 mod files;
 mod microvms;
+mod scaling;
 mod workers;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 pub use self::files::with_files;
 pub use self::microvms::{MicroVms, QemuAccel, VmmChoice};
+pub use self::scaling::Scaling;
 pub use self::workers::{MAX_CAPACITY, PUBLIC_AUTHORITIES, WorkerAgent, WrongWorker};
 
 /// A setting that can't be used.
@@ -67,6 +69,16 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("SNAPSHOTS", "on", "off: every microVM boots, none starts from a snapshot"),
     ("GCP_PROJECT", "-", "GCP project ID (not used on a single machine)"),
     ("GCP_ZONE", "us-central1-a", "GCP zone (not used on a single machine)"),
+    ("GCP_API_URL", "Google's", "Another base URL of the Compute Engine API"),
+    ("FLEET_MAX", "0", "The most workers that are made on GCP as seats need room; 0: none, see docs/gcp.md"),
+    ("FLEET_MIN", "0", "So many of them are always there"),
+    ("FLEET_ZONES", "GCP_ZONE", "Where they may be, in order of preference, separated by commas"),
+    ("FLEET_MACHINE_TYPE", "n2-standard-8", "What they are: N1, N2 or C2"),
+    ("FLEET_SEATS_PER_WORKER", "50", "Seats that one of them is good for"),
+    ("FLEET_IDLE_MINUTES", "15", "One without seats for so long is drained and deleted"),
+    ("FLEET_SPOT", "on", "off: they are not Spot machines"),
+    ("FLEET_AGENT_URL", "-", "https://… or gs://… of the archive that their agents come from"),
+    ("FLEET_AGENT_SHA256", "-", "That archive's SHA-256; nothing else is installed then"),
     (
         "WORKER_AGENTS",
         "-",
@@ -153,6 +165,8 @@ pub struct Config {
     pub access: Access,
     /// What seats are made of.
     pub seats: Seats,
+    /// The fleet that grows and shrinks by itself; none: it doesn't.
+    pub scaling: Option<Scaling>,
     /// `DATABASE_URL`.
     pub database_url: String,
     /// `STATE_DIR`.
@@ -228,6 +242,7 @@ impl Config {
                 microvms: MicroVms::read(&get)?,
                 workers: workers::read(get("WORKER_AGENTS"), |path| std::fs::read_to_string(path))?,
             },
+            scaling: Scaling::read(&get, &|name: &str| lookup(name))?,
             database_url: get("DATABASE_URL").unwrap_or_else(|| "./clarateach.db".to_owned()),
             state_dir: get("STATE_DIR").map(PathBuf::from),
             log_format: match get("LOG_FORMAT").as_deref() {
@@ -247,7 +262,7 @@ impl Config {
              Usage: server [--help | --version]\n\nSettings come from the environment:\n",
         );
         for (name, default, meaning) in SETTINGS {
-            text.push_str(&format!("  {name:<18} {meaning} [default: {default}]\n"));
+            text.push_str(&format!("  {name:<22} {meaning} [default: {default}]\n"));
         }
         text
     }

@@ -160,8 +160,9 @@ async fn start_by(
     let sealer = Arc::new(sealer);
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let known = store.workers().await?;
-    let distributed =
-        !config.seats.workers.is_empty() || known.iter().any(|worker| worker.wish != WorkerWish::Forgotten);
+    let distributed = config.scaling.is_some()
+        || !config.seats.workers.is_empty()
+        || known.iter().any(|worker| worker.wish != WorkerWish::Forgotten);
     let local = match &state_dir {
         Some(state_dir) => local::runtimes(&config, distributed, &installation, state_dir, &stop).await,
         None => Vec::new(),
@@ -182,7 +183,8 @@ async fn start_by(
     fleet.set_keys(seat_keys(&installation, &keys));
     fleet.sync().await?;
     let loopback = config.listen.address.ip().is_loopback();
-    let runtimes = Arc::new(Runtimes::new(local, Arc::clone(&fleet), loopback));
+    let runtimes =
+        Arc::new(Runtimes::new(local, Arc::clone(&fleet), loopback).growing(config.scaling.is_some()));
     let directory = Arc::new(Directory::new(
         Arc::clone(&store),
         Arc::clone(&runtimes),
@@ -207,6 +209,7 @@ async fn start_by(
         installation,
         wake: Arc::new(Notify::new()),
         progress: Arc::default(),
+        scaling: Arc::default(),
         throttle: Throttle::default(),
         closing: CancellationToken::new(),
         started: Instant::now(),

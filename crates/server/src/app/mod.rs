@@ -10,6 +10,7 @@ pub mod leases;
 pub mod overview;
 pub mod reconcile;
 pub mod runtimes;
+pub mod scaling;
 pub mod seal;
 pub mod sessions;
 pub mod signer;
@@ -33,6 +34,7 @@ use fleet::Fleet;
 use leases::Leases;
 use reconcile::Progress;
 use runtimes::Runtimes;
+use scaling::Bulletin;
 use seal::Sealer;
 use signer::Signer;
 use throttle::Throttle;
@@ -65,6 +67,8 @@ pub struct App {
     pub wake: Arc<Notify>,
     /// What the reconciler is fetching.
     pub progress: Arc<Progress>,
+    /// What is said of the fleet that grows and shrinks, and to it.
+    pub scaling: Arc<Bulletin>,
     /// Counts failed attempts by address.
     pub throttle: Throttle,
     /// Cancelled when the server closes: endless answers end.

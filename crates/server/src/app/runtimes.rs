@@ -14,6 +14,8 @@ pub struct Runtimes {
     local: BTreeMap<RuntimeKind, Arc<dyn Runtime>>,
     fleet: Arc<Fleet>,
     loopback: bool,
+    /// Workers are made when seats need them.
+    grows: bool,
 }
 
 impl std::fmt::Debug for Runtimes {
@@ -26,7 +28,24 @@ impl Runtimes {
     /// From the runtimes made at start and the workers. `loopback`: whether only this machine can reach the server.
     #[must_use]
     pub fn new(local: Vec<Arc<dyn Runtime>>, fleet: Arc<Fleet>, loopback: bool) -> Self {
-        Self { local: local.into_iter().map(|r| (r.kind(), r)).collect(), fleet, loopback }
+        Self { local: local.into_iter().map(|r| (r.kind(), r)).collect(), fleet, loopback, grows: false }
+    }
+
+    /// Workers are made when seats need them: their kind is there before they are.
+    #[must_use]
+    pub fn growing(self, grows: bool) -> Self {
+        Self { grows, ..self }
+    }
+
+    /// The runtime of workers that are made when they are needed.
+    fn coming(&self, kind: RuntimeKind) -> Option<&Arc<dyn Runtime>> {
+        (self.grows && kind == RuntimeKind::Firecracker).then(|| self.fleet.runtime_anyhow(kind)).flatten()
+    }
+
+    /// Whether the first worker that makes a kind is still to be made.
+    #[must_use]
+    pub fn is_coming(&self, kind: RuntimeKind) -> bool {
+        !self.local.contains_key(&kind) && self.coming(kind).is_some() && !self.fleet.is_served(kind)
     }
 
     /// Every runtime, this machine's first.
@@ -45,7 +64,7 @@ impl Runtimes {
     /// The runtime of a kind.
     #[must_use]
     pub fn get(&self, kind: RuntimeKind) -> Option<&Arc<dyn Runtime>> {
-        self.local.get(&kind).or_else(|| self.fleet.runtime(kind))
+        self.local.get(&kind).or_else(|| self.fleet.runtime(kind)).or_else(|| self.coming(kind))
     }
 
     /// The runtime with a stored name.
@@ -59,7 +78,7 @@ impl Runtimes {
     pub fn to_look_after(&self) -> BTreeMap<RuntimeKind, Arc<dyn Runtime>> {
         let mut all = self.local.clone();
         for kind in super::fleet::KINDS {
-            if let Some(runtime) = self.fleet.runtime_ever(kind) {
+            if let Some(runtime) = self.fleet.runtime_ever(kind).or_else(|| self.coming(kind)) {
                 all.entry(kind).or_insert_with(|| Arc::clone(runtime));
             }
         }
@@ -69,7 +88,8 @@ impl Runtimes {
     /// Whether seats of a kind are made by workers.
     #[must_use]
     pub fn is_remote(&self, kind: RuntimeKind) -> bool {
-        !self.local.contains_key(&kind) && self.fleet.runtime_ever(kind).is_some()
+        !self.local.contains_key(&kind)
+            && (self.fleet.runtime_ever(kind).is_some() || self.coming(kind).is_some())
     }
 
     /// The one a workshop gets that asks for `wanted`, or for nothing: the workers' if there are workers, else docker if
@@ -117,9 +137,10 @@ impl Runtimes {
 
     /// The runtime of workshops that name none.
     pub async fn default(&self) -> Option<&Arc<dyn Runtime>> {
-        if self.fleet.has_workers() {
+        if self.fleet.has_workers() || self.grows {
             // Also when they are all away: seats don't go elsewhere because a network is down.
-            return super::fleet::KINDS.into_iter().find_map(|kind| self.fleet.runtime(kind));
+            let known = super::fleet::KINDS.into_iter().find_map(|kind| self.fleet.runtime(kind));
+            return known.or_else(|| self.coming(RuntimeKind::Firecracker));
         }
         if let Some(docker) = self.get(RuntimeKind::Docker)
             && docker.capacity().await.is_ok()

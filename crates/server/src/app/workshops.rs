@@ -144,7 +144,12 @@ impl App {
         let ends_at = end_time(now, wish.ends_at, wish.duration_minutes)?;
         let image = check_image(wish.image.as_deref().unwrap_or(&self.config.seats.default_image))?;
         let runtime = self.runtimes.choose(wish.runtime.as_deref()).await?;
-        let image = runtime.resolve(&image).await.map_err(|error| match error {
+        let resolved = match runtime.resolve(&image).await {
+            // Nobody can say before there is a worker; seats say so if it has no such image.
+            Err(RuntimeError::Unavailable { .. }) if self.runtimes.is_coming(runtime.kind()) => Ok(image),
+            resolved => resolved,
+        };
+        let image = resolved.map_err(|error| match error {
             // The caller chose, or left the choice to us: either way another runtime, or a later try, may do.
             RuntimeError::Unavailable { message } => AppError::new(ErrorCode::NoRuntime, message),
             error => error.into(),
@@ -172,6 +177,7 @@ impl App {
                 Err(StoreError::Conflict { .. }) => new.join_code = JoinCode::random(),
                 Ok(workshop) => {
                     self.wake.notify_one();
+                    self.scaling.ask();
                     return Ok(workshop);
                 }
                 Err(error) => return Err(error.into()),

@@ -20,7 +20,8 @@ use crate::config::WorkerAgent;
     (status = 200, body = AdminWorkersBody), Refused,
 ))]
 pub(super) async fn list(State(app): State<Arc<App>>, _: Admin) -> Result<Json<AdminWorkersBody>, Failure> {
-    Ok(Json(AdminWorkersBody { workers: app.fleet.views() }))
+    let fleet = app.config.scaling.as_ref().map(|settings| app.scaling.view(settings));
+    Ok(Json(AdminWorkersBody { workers: app.fleet.views(), fleet }))
 }
 
 /// A further worker, used as soon as it answers; or a new token and settings for the one with this address. A forgotten

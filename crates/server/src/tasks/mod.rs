@@ -24,6 +24,9 @@ pub fn spawn(app: &Arc<App>, tracker: &TaskTracker, stop: &CancellationToken) {
         tracker.spawn(replicas::keep_leases(Arc::clone(app), stop.clone()));
         tracker.spawn(replicas::heed(Arc::clone(app), stop.clone()));
     }
+    if let Some(settings) = app.config.scaling.clone() {
+        tracker.spawn(crate::app::scaling::run(Arc::clone(app), settings, stop.clone()));
+    }
     let keys = Arc::clone(app);
     tracker.spawn(every(crate::app::signer::ROTATION_PERIOD, stop.clone(), move || {
         keys::rotate(Arc::clone(&keys))

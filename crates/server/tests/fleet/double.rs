@@ -32,6 +32,8 @@ pub struct Faults {
     pub skew: SignedDuration,
     /// How it calls itself.
     pub name: String,
+    /// What it makes, by its own word.
+    pub kind: RuntimeKind,
     /// No image can be made ready.
     pub no_images: bool,
 }
@@ -62,6 +64,7 @@ impl Host {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 skew: SignedDuration::ZERO,
                 name: name.to_owned(),
+                kind: RuntimeKind::Simulated,
                 no_images: false,
             }),
             draining: AtomicBool::new(false),
@@ -113,7 +116,7 @@ impl Client {
 #[async_trait]
 impl Runtime for Client {
     fn kind(&self) -> RuntimeKind {
-        RuntimeKind::Simulated
+        self.host.faults().kind
     }
     async fn warnings(&self) -> Vec<String> {
         self.runtime.warnings().await
@@ -178,7 +181,7 @@ impl Worker for Client {
             info: WorkerInfo {
                 worker_id: faults.name.parse::<WorkerId>().unwrap(),
                 version: faults.version,
-                vmm: VmmView { kind: "simulated".to_owned(), version: None, problem: None },
+                vmm: VmmView { kind: faults.kind.as_str().to_owned(), version: None, problem: None },
                 bridge: None,
                 capacity: self.host.capacity,
                 vm_count,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use clarateach_runtime::RuntimeKind;
 use clarateach_runtime_worker::{Worker, WorkerAddress};
 use clarateach_server::app::fleet::Connect;
 use clarateach_server::config::Config;
@@ -18,9 +19,22 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Hosts by address.
 #[derive(Debug, Clone, Default)]
-pub struct Hosts(Arc<Mutex<BTreeMap<String, Arc<Host>>>>);
+pub struct Hosts(Arc<Mutex<BTreeMap<String, Arc<Host>>>>, Option<u32>);
 
 impl Hosts {
+    /// Hosts that are there as soon as somebody looks for them, and answer when they are told to.
+    pub fn appearing(capacity: u32) -> Self {
+        Self(Arc::default(), Some(capacity))
+    }
+
+    /// Those for whose addresses `is_up` holds answer, the others don't.
+    pub fn answer_if(&self, is_up: impl Fn(&str) -> bool) {
+        for (address, host) in self.0.lock().unwrap().iter() {
+            let away = !is_up(address);
+            host.set(|faults| faults.away = away);
+        }
+    }
+
     /// `count` hosts, `w1:9090` and so on.
     pub fn new(count: u32, capacity: u32) -> Self {
         let hosts = Self::default();
@@ -53,7 +67,17 @@ impl Hosts {
     fn connect(&self) -> Connect {
         let hosts = self.clone();
         Arc::new(move |address: WorkerAddress| {
-            let known = hosts.0.lock().unwrap().get(&address.address).cloned();
+            let mut all = hosts.0.lock().unwrap();
+            if let Some(capacity) = hosts.1 {
+                all.entry(address.address.clone()).or_insert_with(|| {
+                    let name: String = address.address.chars().filter(char::is_ascii_digit).collect();
+                    let host = Host::new(&format!("n{name}"), capacity);
+                    host.set(|faults| (faults.away, faults.kind) = (true, RuntimeKind::Firecracker));
+                    host
+                });
+            }
+            let known = all.get(&address.address).cloned();
+            drop(all);
             let host = known.unwrap_or_else(|| {
                 // Nobody is there.
                 let host = Host::new("nobody", 1);

@@ -5,4 +5,5 @@ mod double;
 mod harness;
 mod registry;
 mod replicas;
+mod scaling;
 mod seats;

@@ -188,6 +188,32 @@ impl Fleet {
         self.had_workers.load(Ordering::Relaxed).then(|| self.runtimes.get(&kind)).flatten()
     }
 
+    /// The runtime of a kind that workers make, whether there ever was one.
+    #[must_use]
+    pub fn runtime_anyhow(&self, kind: RuntimeKind) -> Option<&Arc<dyn Runtime>> {
+        self.runtimes.get(&kind)
+    }
+
+    /// Whether a worker of a kind answers now.
+    #[must_use]
+    pub fn is_served(&self, kind: RuntimeKind) -> bool {
+        self.of_kind(kind).iter().any(|member| member.is_there())
+    }
+
+    /// How many more seats workers of a kind can be given now.
+    #[must_use]
+    pub fn room(&self, kind: RuntimeKind) -> u32 {
+        let members = self.of_kind(kind);
+        let table = lock(&self.table);
+        members.iter().map(|member| self.room_on(&table, member)).sum()
+    }
+
+    /// Whether a make of a seat was given to a worker, as far as is known here.
+    #[must_use]
+    pub fn is_placed(&self, key: &SeatKey, generation: Generation) -> bool {
+        lock(&self.table).newest(key).is_some_and(|(_, newest)| newest >= generation)
+    }
+
     /// Keeps the fleet up to date until it is stopped.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let syncing = async {

@@ -589,6 +589,9 @@ impl Reconciler {
                 Err(error) => {
                     tracing::warn!(seat = %key, %generation, %error, "the seat could not be made");
                     metrics::counter!("clarateach_seat_failures_total").increment(1);
+                    if matches!(error, RuntimeError::AtCapacity { .. }) {
+                        app.scaling.ask();
+                    }
                     if matches!(error, RuntimeError::ImageNotFound { .. }) {
                         app.progress.forget(runtime.kind(), &image);
                     }

@@ -1,0 +1,47 @@
+//! How many seats find no room.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use clarateach_lifecycle::Wanted;
+use clarateach_runtime::RuntimeKind;
+use clarateach_store::{StoreError, WorkerRecord, WorkerSource};
+
+use crate::app::App;
+
+/// Kinds of seats that machines made here are good for: what those that there are make, and microVMs in any case.
+pub(super) fn kinds(records: &[WorkerRecord]) -> BTreeSet<RuntimeKind> {
+    let made = records.iter().filter(|record| record.source == WorkerSource::Gcp);
+    let mut kinds: BTreeSet<_> = made.filter_map(|record| record.kind.as_deref()?.parse().ok()).collect();
+    kinds.insert(RuntimeKind::Firecracker);
+    kinds
+}
+
+/// Seats of running workshops that are on no worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Need {
+    /// All of them.
+    pub(super) unplaced: u32,
+    /// Those beyond what fits on the workers that there are.
+    pub(super) waiting: u32,
+}
+
+/// What is needed now.
+pub(super) async fn need(app: &App, kinds: &BTreeSet<RuntimeKind>) -> Result<Need, StoreError> {
+    let mut unplaced: BTreeMap<RuntimeKind, u32> = BTreeMap::new();
+    for (workshop, counts) in app.store.workshops(None).await? {
+        let Ok(kind) = workshop.runtime.parse::<RuntimeKind>() else { continue };
+        let unsettled = counts.pending + counts.starting + counts.unreachable + counts.failed;
+        if workshop.wanted != Wanted::Running
+            || unsettled == 0
+            || !kinds.contains(&kind)
+            || !app.runtimes.is_remote(kind)
+        {
+            continue;
+        }
+        let seats = app.store.seats(&workshop.id).await?;
+        let without = seats.iter().filter(|(seat, _)| !app.fleet.is_placed(&seat.key, seat.generation));
+        *unplaced.entry(kind).or_default() += u32::try_from(without.count()).unwrap_or(u32::MAX);
+    }
+    let waiting = unplaced.iter().map(|(kind, seats)| seats.saturating_sub(app.fleet.room(*kind))).sum();
+    Ok(Need { unplaced: unplaced.values().sum(), waiting })
+}

@@ -1,0 +1,67 @@
+//! What did not work, and how long it is left alone for.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+const FIRST_REST: Duration = Duration::from_secs(20);
+const LONGEST_REST: Duration = Duration::from_secs(10 * 60);
+
+#[derive(Debug)]
+struct Trouble {
+    message: String,
+    rest: Duration,
+    until: Instant,
+}
+
+/// Things that failed, by what was tried.
+#[derive(Debug, Default)]
+pub(super) struct Troubles(BTreeMap<String, Trouble>);
+
+impl Troubles {
+    /// It failed: leave it alone for a while, for longer each time.
+    pub(super) fn failed(&mut self, what: &str, message: String, now: Instant) {
+        let rest = self.0.get(what).map_or(FIRST_REST, |before| (before.rest * 2).min(LONGEST_REST));
+        self.0.insert(what.to_owned(), Trouble { message, rest, until: now + rest });
+    }
+
+    /// It worked, or is not to be done any more.
+    pub(super) fn worked(&mut self, what: &str) {
+        self.0.remove(what);
+    }
+
+    /// Whether it may be tried.
+    pub(super) fn may_try(&self, what: &str, now: Instant) -> bool {
+        self.0.get(what).is_none_or(|trouble| trouble.until <= now)
+    }
+
+    /// Nothing is said of what is not to be done any more.
+    pub(super) fn keep(&mut self, what: impl Fn(&str) -> bool) {
+        self.0.retain(|tried, _| what(tried));
+    }
+
+    pub(super) fn messages(&self) -> impl Iterator<Item = String> {
+        self.0.values().map(|trouble| trouble.message.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_rests_longer_each_time_and_is_forgotten_when_it_works() {
+        let start = Instant::now();
+        let mut troubles = Troubles::default();
+        assert!(troubles.may_try("a", start));
+        troubles.failed("a", "no".to_owned(), start);
+        assert!(!troubles.may_try("a", start + FIRST_REST / 2) && troubles.may_try("b", start));
+        assert!(troubles.may_try("a", start + FIRST_REST));
+        troubles.failed("a", "still no".to_owned(), start);
+        assert!(!troubles.may_try("a", start + FIRST_REST) && troubles.may_try("a", start + FIRST_REST * 2));
+        assert_eq!(troubles.messages().collect::<Vec<_>>(), ["still no"]);
+        (0..20).for_each(|_| troubles.failed("a", "no".to_owned(), start));
+        assert!(troubles.may_try("a", start + LONGEST_REST));
+        troubles.worked("a");
+        assert!(troubles.may_try("a", start) && troubles.messages().next().is_none());
+    }
+}
