@@ -104,6 +104,7 @@ impl Server {
             installation,
             wake: Arc::new(Notify::new()),
             progress: Arc::default(),
+            scaling: Arc::default(),
             throttle: Throttle::default(),
             closing: CancellationToken::new(),
             started: std::time::Instant::now(),

@@ -182,22 +182,20 @@ impl Scaler {
         Ok((Sight { records, found, seats, answering }, need))
     }
 
+    fn client(&self) -> Result<Compute, GcpError> {
+        let Scaling { endpoint, place, credentials, .. } = &self.settings;
+        Compute::new(endpoint.clone(), place.clone(), Arc::clone(credentials), Patience::default())
+    }
+
     fn open(&self, records: &BTreeMap<ResourceName, WorkerRecord>) -> Result<Machines, GcpError> {
-        let settings = &self.settings;
-        let compute = Compute::new(
-            settings.endpoint.clone(),
-            settings.place.clone(),
-            Arc::clone(&settings.credentials),
-            Patience::default(),
-        )?;
         // Machines in zones that the settings don't name any more are looked after too.
-        let mut zones = settings.zones.clone();
+        let mut zones = self.settings.zones.clone();
         for zone in records.values().filter_map(|record| record.labels.get(ZONE_LABEL)?.parse().ok()) {
             if !zones.contains(&zone) {
                 zones.push(zone);
             }
         }
-        Ok(Machines::new(compute, self.app.installation.to_string(), zones))
+        Ok(Machines::new(self.client()?, self.app.installation.to_string(), zones))
     }
 
     /// Does one thing. Whether it was done: false when it is not its time yet.
@@ -335,8 +333,11 @@ impl Scaler {
     /// Strikes a worker off the register of which the API says that neither instance nor disk is there.
     async fn forget(&self, name: &ResourceName, sight: &Sight) -> Result<bool, Problem> {
         let zone = sight.zone(name).ok_or_else(|| format!("{name}: its zone is not known"))?;
-        let machines = self.machines.as_ref().ok_or("there is no client")?;
-        if !machines.delete(&zone, name).await.map_err(|error| error.one_line())? {
+        // Asked for by name: a list that left it out takes nobody's seats.
+        let compute = self.client().map_err(|error| error.one_line())?.in_zone(zone);
+        let instance = compute.instance(name).await.map_err(|error| error.one_line())?;
+        let disk = compute.disk(name).await.map_err(|error| error.one_line())?;
+        if instance.is_some() || disk.is_some() {
             return Ok(false);
         }
         if sight.seats_on(name) > 0 {
