@@ -22,8 +22,6 @@ const SILENT_AT_MOST: SignedDuration = SignedDuration::from_secs(20);
 pub const SHOWN_AS_FAILED_AFTER: u32 = 3;
 /// The reason of an apply of which nobody knows what came.
 const UNANSWERED: &str = "RUNTIME_UNAVAILABLE";
-/// The code of [`clarateach_runtime::RuntimeError::StaleGeneration`].
-const STALE_GENERATION: &str = "STALE_GENERATION";
 const FIRST_RETRY: SignedDuration = SignedDuration::from_secs(1);
 const SLOWEST_RETRY: SignedDuration = SignedDuration::from_secs(60);
 
@@ -471,14 +469,8 @@ impl Seat<'_> {
         }
         let attempts = self.seat.attempts + 1;
         let state = if attempts >= SHOWN_AS_FAILED_AFTER { SeatState::Failed } else { SeatState::Pending };
-        // A make that a runtime has refused for good comes up nowhere; nobody has worked in it yet.
-        let is_spent = reason.code == STALE_GENERATION;
         let write = SeatWrite {
-            next_generation: if self.held && !is_spent {
-                self.seat.generation
-            } else {
-                self.seat.generation.next()
-            },
+            next_generation: if self.held { self.seat.generation } else { self.seat.generation.next() },
             attempts,
             retry_at: Some(self.sight.now + backoff(attempts)),
             only_if_free: !self.held,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use clarateach_ids::{Generation, JoinCode, SeatKey, SeatNumber, UserId, WorkshopId};
 use clarateach_lifecycle::{SeatState, Wanted, WorkshopStatus};
-use clarateach_runtime::{Environment, EnvironmentState, Reason, RuntimeError};
+use clarateach_runtime::{Environment, EnvironmentState, Reason};
 use clarateach_store::{SeatRecord, WorkshopRecord};
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
@@ -376,30 +376,4 @@ fn a_held_seat_that_was_reset_is_tried_until_it_comes_up() {
         (SeatState::Ready, generation),
         "it comes up where it is"
     );
-}
-
-#[test]
-fn a_held_seat_whose_make_was_refused_for_good_gets_the_next_one() {
-    let mut world = World::new();
-    world.settle();
-    world.seats[0].1 = true;
-    let (seat, before) = (world.seats[0].0.key.seat, world.seats[0].0.generation.next());
-    world.seats[0].0.generation = before;
-    world.seats[0].0.state = SeatState::Pending;
-    world.environments.remove(&1);
-    let refused =
-        RuntimeError::StaleGeneration { key: world.seats[0].0.key.clone(), given: before, seen: before };
-    world.failures.insert((seat, before), refused.reason());
-    let decided = world.look();
-    let write = decided.seats.iter().find(|write| write.seat == seat).unwrap();
-    assert_eq!(
-        (write.state, write.next_generation, write.only_if_free),
-        (SeatState::Pending, before.next(), false)
-    );
-    // One that its learner has worked in waits for a person.
-    world.seats[0].0.state = SeatState::Ready;
-    world.failures.insert((seat, before), refused.reason());
-    let decided = world.look();
-    let write = decided.seats.iter().find(|write| write.seat == seat).unwrap();
-    assert_eq!((write.state, write.next_generation), (SeatState::Unreachable, before));
 }
