@@ -3,15 +3,16 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use clarateach_ids::SeatNumber;
+use clarateach_ids::{JoinCode, SeatNumber};
 use clarateach_lifecycle::{SessionState, Wanted};
+use futures_util::future::{try_join, try_join4};
 use jiff::Timestamp;
 
 use super::database::Write;
 use super::failure::{Failure, Outcome, conflict};
-use super::rows::{self, session_columns};
+use super::rows::{self, known_sessions, session_columns};
 use super::seats::{self, Held};
-use super::{events, sessions};
+use super::{events, sessions, workshops};
 use crate::{CodeHash, JoinDecision, JoinWish, SessionRecord, WorkshopRecord};
 
 /// A session that is known, or was made just now.
@@ -50,72 +51,42 @@ pub(super) struct Classroom {
 }
 
 impl Classroom {
-    /// Reads what the decisions on `wishes` need.
-    pub(super) async fn of(write: &Write, workshop: WorkshopRecord, wishes: &[&JoinWish]) -> Outcome<Self> {
+    /// Locks the workshop with this join code and reads what the decisions on `wishes` need; `None` when there is none.
+    ///
+    /// All of it is asked for at once. What comes after the lock is carried out when the lock is had, and reads what was
+    /// committed until then.
+    pub(super) async fn lock(write: &Write, code: &JoinCode, wishes: &[&JoinWish]) -> Outcome<Option<Self>> {
+        let code = code.to_string();
         let codes: Vec<&[u8]> = wishes
             .iter()
             .filter_map(|wish| wish.returning_code.as_ref())
             .map(|code| code.0.as_slice())
             .collect();
         let clients: Vec<&str> = wishes.iter().filter_map(|wish| wish.client_id.as_deref()).collect();
+        write.prepare(&[workshops::LOCK_BY_CODE, KNOWN, seats::HELD, LINE, seats::FREE]).await?;
+        let (workshop, known, held, (line, (free, obtainable))) = try_join4(
+            workshops::lock_by_code(write, &code),
+            known(write, &code, &codes, &clients),
+            seats::held_by(write, &code, &codes, &clients),
+            try_join(line(write, &code), seats::free(write, &code)),
+        )
+        .await?;
+        let Some(workshop) = workshop else { return Ok(None) };
         let mut classroom = Self {
             workshop,
             sessions: Vec::new(),
             by_code: HashMap::new(),
             by_client: HashMap::new(),
-            free: VecDeque::new(),
-            obtainable: 0,
-            line: Vec::new(),
-            held: HashMap::new(),
+            free,
+            obtainable,
+            line,
+            held: held.into_iter().map(|held| (held.record.key.seat, held)).collect(),
             occupied: Vec::new(),
         };
-        if !(codes.is_empty() && clients.is_empty()) {
-            let known = write
-                .query(
-                    concat!(
-                        "SELECT ",
-                        session_columns!(),
-                        ", code_hash, client_id, line FROM sessions
-                         WHERE workshop_id = $1 AND (code_hash = ANY($2::bytea[])
-                             OR (client_id = ANY($3::text[]) AND client_id IS NOT NULL AND state <> 'ended'))"
-                    ),
-                    &[&classroom.workshop.id.as_str(), &codes, &clients],
-                )
-                .await?;
-            for row in &known {
-                let code: &[u8] = rows::value(row, "code_hash")?;
-                let code = code.try_into().map_err(|_| Failure::Unreadable("a code's hash".into()))?;
-                classroom.admit(Known {
-                    record: rows::session(row)?,
-                    code: CodeHash(code),
-                    client: rows::value(row, "client_id")?,
-                    line: rows::value(row, "line")?,
-                    is_new: false,
-                    changed: false,
-                });
-            }
+        for known in known {
+            classroom.admit(known);
         }
-        if classroom.workshop.wanted == Wanted::Running {
-            let id = &classroom.workshop.id;
-            let line = write
-                .query(
-                    "SELECT line FROM sessions WHERE workshop_id = $1 AND state = 'waiting' ORDER BY line",
-                    &[&id.as_str()],
-                )
-                .await?;
-            classroom.line = line.iter().map(|row| rows::value(row, "line")).collect::<Outcome<_>>()?;
-            (classroom.free, classroom.obtainable) = seats::free(write, id).await?;
-            let on_a_seat: Vec<i64> = classroom
-                .sessions
-                .iter()
-                .filter(|known| known.record.state == SessionState::Active)
-                .filter_map(|known| known.record.seat)
-                .map(|seat| i64::from(seat.get()))
-                .collect();
-            let held = seats::numbered(write, id, &on_a_seat).await?;
-            classroom.held = held.into_iter().map(|held| (held.record.key.seat, held)).collect();
-        }
-        Ok(classroom)
+        Ok(Some(classroom))
     }
 
     fn admit(&mut self, known: Known) -> usize {
@@ -250,19 +221,56 @@ impl Classroom {
         }
     }
 
-    /// Writes down what has become of it.
+    /// Writes down what has become of it, events included, all at once: the first that fails is the one that says why.
     pub(super) async fn store(&self, write: &Write) -> Outcome<()> {
         let new: Vec<&Known> = self.sessions.iter().filter(|known| known.is_new).collect();
-        if !new.is_empty() {
-            insert(write, &self.workshop, &new).await?;
-        }
         let changed: Vec<&Known> =
             self.sessions.iter().filter(|known| known.changed && !known.is_new).collect();
-        if !changed.is_empty() {
-            update(write, &changed).await?;
-        }
-        seats::store(write, &self.workshop.id, &self.occupied).await
+        write.prepare(&[INSERT, UPDATE, seats::STORE]).await?;
+        write.prepare(&events::STATEMENTS).await?;
+        try_join4(
+            insert(write, &self.workshop, &new),
+            update(write, &changed),
+            seats::store(write, &self.workshop.id, &self.occupied),
+            events::flush(write),
+        )
+        .await?;
+        Ok(())
     }
+}
+
+const KNOWN: &str = concat!(
+    "SELECT ",
+    session_columns!(),
+    ", code_hash, client_id, line FROM sessions WHERE ",
+    known_sessions!()
+);
+
+/// Sessions with these codes, or of these browsers.
+async fn known(write: &Write, join_code: &str, codes: &[&[u8]], clients: &[&str]) -> Outcome<Vec<Known>> {
+    let rows = write.query(KNOWN, &[&join_code, &codes, &clients]).await?;
+    rows.iter()
+        .map(|row| {
+            let code: &[u8] = rows::value(row, "code_hash")?;
+            let code = code.try_into().map_err(|_| Failure::Unreadable("a code's hash".into()))?;
+            Ok(Known {
+                record: rows::session(row)?,
+                code: CodeHash(code),
+                client: rows::value(row, "client_id")?,
+                line: rows::value(row, "line")?,
+                is_new: false,
+                changed: false,
+            })
+        })
+        .collect()
+}
+
+const LINE: &str = "SELECT line FROM sessions
+     WHERE workshop_id = (SELECT id FROM workshops WHERE join_code = $1) AND state = 'waiting' ORDER BY line";
+
+/// The orders of those in line, ascending.
+async fn line(write: &Write, join_code: &str) -> Outcome<Vec<i64>> {
+    write.query(LINE, &[&join_code]).await?.iter().map(|row| rows::value(row, "line")).collect()
 }
 
 /// Columns of many rows at once.
@@ -286,7 +294,16 @@ impl<'a> Columns<'a> {
     }
 }
 
+const INSERT: &str =
+    "INSERT INTO sessions (workshop_id, id, state, seat, line, code_hash, client_id, name, created_at,
+         last_seen_at)
+     SELECT $1, new.* FROM unnest($2::text[], $3::text[], $4::int8[], $5::int8[], $6::bytea[], $7::text[],
+         $8::text[], $9::int8[], $10::int8[]) AS new";
+
 async fn insert(write: &Write, workshop: &WorkshopRecord, new: &[&Known]) -> Outcome<()> {
+    if new.is_empty() {
+        return Ok(());
+    }
     let columns = Columns::of(new);
     let states: Vec<&str> = new.iter().map(|known| known.record.state.as_str()).collect();
     let seats: Vec<Option<i64>> =
@@ -295,10 +312,7 @@ async fn insert(write: &Write, workshop: &WorkshopRecord, new: &[&Known]) -> Out
     let created: Vec<i64> = new.iter().map(|known| known.record.created_at.as_millisecond()).collect();
     write
         .execute(
-            "INSERT INTO sessions (workshop_id, id, state, seat, line, code_hash, client_id, name, created_at,
-                 last_seen_at)
-             SELECT $1, new.* FROM unnest($2::text[], $3::text[], $4::int8[], $5::int8[], $6::bytea[], $7::text[],
-                 $8::text[], $9::int8[], $10::int8[]) AS new",
+            INSERT,
             &[
                 &workshop.id.as_str(),
                 &columns.ids,
@@ -317,17 +331,18 @@ async fn insert(write: &Write, workshop: &WorkshopRecord, new: &[&Known]) -> Out
     Ok(())
 }
 
+const UPDATE: &str = "UPDATE sessions SET last_seen_at = greatest(last_seen_at, new.seen), name = new.name,
+         code_hash = new.code, client_id = new.client
+     FROM unnest($1::text[], $2::bytea[], $3::text[], $4::text[], $5::int8[]) AS new (id, code, client, name, seen)
+     WHERE sessions.id = new.id";
+
 async fn update(write: &Write, changed: &[&Known]) -> Outcome<()> {
+    if changed.is_empty() {
+        return Ok(());
+    }
     let columns = Columns::of(changed);
     write
-        .execute(
-            "UPDATE sessions SET last_seen_at = greatest(last_seen_at, new.seen), name = new.name,
-                 code_hash = new.code, client_id = new.client
-             FROM unnest($1::text[], $2::bytea[], $3::text[], $4::text[], $5::int8[])
-                 AS new (id, code, client, name, seen)
-             WHERE sessions.id = new.id",
-            &[&columns.ids, &columns.codes, &columns.clients, &columns.names, &columns.seen],
-        )
+        .execute(UPDATE, &[&columns.ids, &columns.codes, &columns.clients, &columns.names, &columns.seen])
         .await
         .map_err(|failure| if failure.is_taken() { taken() } else { failure })?;
     Ok(())

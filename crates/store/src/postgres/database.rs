@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clarateach_ids::WorkshopId;
 use deadpool_postgres::{Object, Pool};
+use futures_util::future::try_join;
 use tokio::sync::{RwLock, broadcast};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_postgres::Row;
@@ -64,6 +65,15 @@ impl Session {
         Ok(client.execute(&statement, parameters).await?)
     }
 
+    /// Has statements ready that are about to be sent together, so that none of them waits for its own preparation.
+    pub(super) async fn prepare(&self, statements: &[&'static str]) -> Outcome<()> {
+        let client = self.client()?;
+        for sql in statements {
+            client.prepare_cached(sql).await?;
+        }
+        Ok(())
+    }
+
     async fn run(&self, sql: &'static str) -> Outcome<()> {
         Ok(self.client()?.batch_execute(sql).await?)
     }
@@ -85,12 +95,16 @@ pub(super) struct Pending {
     pub(super) events: Vec<PendingEvent>,
     /// Workshops whose watchers are to look.
     pub(super) woken: Vec<WorkshopId>,
+    /// How many of the latter other stores are told of.
+    pub(super) told: usize,
 }
 
 /// What work writes through.
 pub(super) struct Write {
     session: Session,
     pending: Mutex<Pending>,
+    /// [`Database::origin`].
+    pub(super) origin: String,
 }
 
 impl Deref for Write {
@@ -137,8 +151,8 @@ impl Database {
         let work = &work;
         let attempt = move || async move {
             let session = Arc::new(self.session().await.map_err(Failure::Refused)?);
-            session.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-            let outcome = work(Arc::clone(&session)).await;
+            let begin = session.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+            let outcome = begun(begin, work(Arc::clone(&session))).await?;
             end(&session, outcome, "COMMIT").await
         };
         timed(operation, self.patiently(operation, attempt)).await
@@ -153,11 +167,10 @@ impl Database {
         let work = &work;
         let attempt = move || async move {
             let session = self.session().await.map_err(Failure::Refused)?;
-            let write = Arc::new(Write { session, pending: Mutex::default() });
-            write.run("BEGIN").await?;
-            let mut outcome = work(Arc::clone(&write)).await;
+            let write = Arc::new(Write { session, pending: Mutex::default(), origin: self.origin.clone() });
+            let mut outcome = begun(write.run("BEGIN"), work(Arc::clone(&write))).await?;
             if outcome.is_ok()
-                && let Err(failure) = events::flush(&write, &self.origin).await
+                && let Err(failure) = events::flush(&write).await
             {
                 outcome = Err(failure);
             }
@@ -209,6 +222,17 @@ impl Database {
         self.pool.close();
         drop(nothing);
     }
+}
+
+/// Sends `begin` and, without waiting for its answer, the first statement of `work`. Answers come in order: should the
+/// beginning fail, the work gets no further than that statement.
+async fn begun<T>(
+    begin: impl Future<Output = Outcome<()>>,
+    work: impl Future<Output = Outcome<T>>,
+) -> Outcome<Outcome<T>> {
+    let work = async { Ok(work.await) };
+    let ((), outcome) = try_join(begin, work).await?;
+    Ok(outcome)
 }
 
 /// Ends a transaction as its work ended.

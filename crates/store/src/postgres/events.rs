@@ -2,6 +2,7 @@
 //! of the workshop's row.
 
 use clarateach_ids::{EventSeq, WorkshopId};
+use futures_util::future::try_join;
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -15,6 +16,22 @@ const KEPT: i64 = 10_000;
 
 /// The channel on which stores tell each other of events.
 pub(super) const CHANNEL: &str = "clarateach_events";
+
+/// Numbers events, adds them, and drops those that are too old by then.
+const NUMBER: &str =
+    "WITH counter AS (UPDATE event_counters SET seq = seq + $2 WHERE workshop_id = $1 RETURNING seq),
+          added AS (INSERT INTO events (workshop_id, seq, at, kind, data)
+              SELECT $1, counter.seq - $2 + new.i, new.at, new.kind, new.data
+              FROM counter, unnest($3::int8[], $4::text[], $5::text[])
+                   WITH ORDINALITY AS new (at, kind, data, i)),
+          dropped AS (DELETE FROM events USING counter
+              WHERE events.workshop_id = $1 AND events.seq <= counter.seq - $6)
+     SELECT seq FROM counter";
+
+const TELL: &str = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload";
+
+/// What [`flush`] sends.
+pub(super) const STATEMENTS: [&str; 2] = [NUMBER, TELL];
 
 /// An event without its number.
 pub(super) struct PendingEvent {
@@ -47,21 +64,33 @@ pub(super) async fn add_new(write: &Write, event: &NewEvent) -> Outcome<EventSeq
 }
 
 /// Writes what is pending, and tells the other stores, who hear of it when it is committed.
-pub(super) async fn flush(write: &Write, origin: &str) -> Outcome<()> {
+pub(super) async fn flush(write: &Write) -> Outcome<()> {
+    try_join(number_all(write), tell(write)).await?;
+    Ok(())
+}
+
+async fn number_all(write: &Write) -> Outcome<()> {
     loop {
         let next = write.pending().events.first().map(|event| event.workshop.clone());
         match next {
             Some(id) => number(write, &id).await?,
-            None => break,
+            None => return Ok(()),
         };
     }
-    let mut woken: Vec<String> = write.pending().woken.iter().map(|id| format!("{id} {origin}")).collect();
+}
+
+/// Those that were told before in this transaction aren't told again.
+async fn tell(write: &Write) -> Outcome<()> {
+    let mut woken: Vec<String> = {
+        let mut pending = write.pending();
+        let all = pending.woken.len();
+        let told = std::mem::replace(&mut pending.told, all);
+        pending.woken[told..].iter().map(|id| format!("{id} {}", write.origin)).collect()
+    };
     woken.sort_unstable();
     woken.dedup();
     if !woken.is_empty() {
-        write
-            .execute("SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload", &[&CHANNEL, &woken])
-            .await?;
+        write.execute(TELL, &[&CHANNEL, &woken]).await?;
     }
     Ok(())
 }
@@ -79,28 +108,11 @@ async fn number(write: &Write, id: &WorkshopId) -> Outcome<i64> {
         !mine
     });
     let count = i64::try_from(at.len()).unwrap_or(i64::MAX);
-    let last: i64 = write
-        .query_opt(
-            "WITH counter AS (UPDATE event_counters SET seq = seq + $2 WHERE workshop_id = $1 RETURNING seq),
-                  added AS (INSERT INTO events (workshop_id, seq, at, kind, data)
-                      SELECT $1, counter.seq - $2 + new.i, new.at, new.kind, new.data
-                      FROM counter, unnest($3::int8[], $4::text[], $5::text[])
-                           WITH ORDINALITY AS new (at, kind, data, i))
-             SELECT seq FROM counter",
-            &[&id.as_str(), &count, &at, &kinds, &data],
-        )
+    let last = write
+        .query_opt(NUMBER, &[&id.as_str(), &count, &at, &kinds, &data, &KEPT])
         .await?
-        .ok_or_else(|| not_found("workshop"))?
-        .get(0);
-    if last > KEPT {
-        write
-            .execute(
-                "DELETE FROM events WHERE workshop_id = $1 AND seq <= $2",
-                &[&id.as_str(), &(last - KEPT)],
-            )
-            .await?;
-    }
-    Ok(last)
+        .ok_or_else(|| not_found("workshop"))?;
+    rows::value(&last, "seq")
 }
 
 pub(super) async fn list(

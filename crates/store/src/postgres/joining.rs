@@ -11,7 +11,6 @@ use tokio::time::timeout;
 use super::classroom::Classroom;
 use super::database::{Database, PATIENCE, Write};
 use super::failure::{Outcome, unavailable};
-use super::workshops;
 use crate::timed::timed;
 use crate::{JoinDecision, JoinWish, StoreError};
 
@@ -139,10 +138,9 @@ async fn decide(database: &Database, wishes: &[&JoinWish]) -> Result<Vec<JoinDec
 
 async fn decide_in(write: &Write, wishes: &[&JoinWish]) -> Outcome<Vec<JoinDecision>> {
     let Some(first) = wishes.first() else { return Ok(Vec::new()) };
-    let Some(workshop) = workshops::lock_by_code(write, &first.join_code).await? else {
+    let Some(mut classroom) = Classroom::lock(write, &first.join_code, wishes).await? else {
         return Ok(wishes.iter().map(|_| JoinDecision::NotFound).collect());
     };
-    let mut classroom = Classroom::of(write, workshop, wishes).await?;
     let mut decisions = Vec::with_capacity(wishes.len());
     for wish in wishes {
         decisions.push(classroom.join(write, wish)?);

@@ -26,13 +26,21 @@ macro_rules! session_columns {
     };
 }
 
+/// Sessions of the workshop with the join code `$1` that are told by one of the codes `$2` or the browsers `$3`.
+macro_rules! known_sessions {
+    () => {
+        "workshop_id = (SELECT id FROM workshops WHERE join_code = $1) AND (code_hash = ANY($2::bytea[]) \
+             OR (client_id = ANY($3::text[]) AND client_id IS NOT NULL AND state <> 'ended'))"
+    };
+}
+
 macro_rules! worker_columns {
     () => {
         "id, address, token_sealed, public_url, labels, capacity, tls, source, wish, kind, created_at"
     };
 }
 
-pub(super) use {session_columns, worker_columns, workshop_columns};
+pub(super) use {known_sessions, session_columns, worker_columns, workshop_columns};
 
 fn unreadable(column: &str, reason: impl std::fmt::Display) -> Failure {
     Failure::Unreadable(format!("column {column}: {reason}").into())

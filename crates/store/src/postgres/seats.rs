@@ -11,7 +11,8 @@ use tokio_postgres::Row;
 
 use super::database::{Session, Write};
 use super::failure::{Failure, Outcome, not_found};
-use super::{events, rows, sessions, workshops};
+use super::rows::{self, known_sessions};
+use super::{events, sessions, workshops};
 use crate::{SeatRecord, SeatWrite, SessionRecord, StoreError};
 
 /// A seat, the id of the session that holds it and its learner's name.
@@ -41,15 +42,31 @@ impl Held {
 }
 
 macro_rules! held {
-    ($rest:literal) => {
+    ($rest:expr) => {
+        held!(where "seats.workshop_id = $1 ", $rest)
+    };
+    (where $workshop:expr, $rest:expr) => {
         concat!(
             "SELECT seats.workshop_id, n, generation, seats.state, reason_code, reason_text, attempts, retry_at,
                  session_id, sessions.name AS learner
-             FROM seats LEFT JOIN sessions ON sessions.id = seats.session_id WHERE seats.workshop_id = $1 ",
+             FROM seats LEFT JOIN sessions ON sessions.id = seats.session_id WHERE ",
+            $workshop,
             $rest
         )
     };
 }
+
+/// Free seats of the workshop with a join code.
+pub(super) const FREE: &str = held!(
+    where "seats.workshop_id = (SELECT id FROM workshops WHERE join_code = $1) ",
+    "AND session_id IS NULL ORDER BY n"
+);
+
+/// Seats there that sessions hold which are known by [`known_sessions`].
+pub(super) const HELD: &str = held!(
+    where "seats.workshop_id = (SELECT id FROM workshops WHERE join_code = $1) ",
+    concat!("AND session_id IN (SELECT id FROM sessions WHERE ", known_sessions!(), ")")
+);
 
 pub(super) async fn find(db: &Session, key: &SeatKey) -> Outcome<Option<Held>> {
     let seat = db
@@ -63,18 +80,21 @@ pub(super) async fn all(db: &Session, id: &WorkshopId) -> Outcome<Vec<Held>> {
     seats.iter().map(Held::of).collect()
 }
 
-/// Those with these numbers.
-pub(super) async fn numbered(db: &Session, id: &WorkshopId, numbers: &[i64]) -> Outcome<Vec<Held>> {
-    if numbers.is_empty() {
-        return Ok(Vec::new());
-    }
-    let seats = db.query(held!("AND n = ANY($2::int8[])"), &[&id.as_str(), &numbers]).await?;
+/// Those of the workshop with a join code that sessions with these codes, or of these browsers, hold.
+pub(super) async fn held_by(
+    db: &Session,
+    join_code: &str,
+    codes: &[&[u8]],
+    clients: &[&str],
+) -> Outcome<Vec<Held>> {
+    let seats = db.query(HELD, &[&join_code, &codes, &clients]).await?;
     seats.iter().map(Held::of).collect()
 }
 
-/// Ready free seats, the lowest numbers first, and how many are free at all: failed ones are tried again.
-pub(super) async fn free(db: &Session, id: &WorkshopId) -> Outcome<(VecDeque<Held>, u32)> {
-    let seats = db.query(held!("AND session_id IS NULL ORDER BY n"), &[&id.as_str()]).await?;
+/// Ready free seats of the workshop with a join code, the lowest numbers first, and how many are free at all: failed
+/// ones are tried again.
+pub(super) async fn free(db: &Session, join_code: &str) -> Outcome<(VecDeque<Held>, u32)> {
+    let seats = db.query(FREE, &[&join_code]).await?;
     let obtainable = u32::try_from(seats.len()).unwrap_or(u32::MAX);
     let seats: Vec<Held> = seats.iter().map(Held::of).collect::<Outcome<_>>()?;
     Ok((seats.into_iter().filter(Held::is_free_and_ready).collect(), obtainable))
@@ -122,6 +142,15 @@ fn announce_change(write: &Write, before: &Held, after: &Held, now: Timestamp) {
     }
 }
 
+/// What [`store`] sends.
+pub(super) const STORE: &str =
+    "UPDATE seats SET generation = new.generation, state = new.state, reason_code = new.reason_code,
+         reason_text = new.reason_text, attempts = new.attempts, retry_at = new.retry_at,
+         session_id = new.session_id
+     FROM unnest($2::int8[], $3::int8[], $4::text[], $5::text[], $6::text[], $7::int8[], $8::int8[], $9::text[])
+         AS new (n, generation, state, reason_code, reason_text, attempts, retry_at, session_id)
+     WHERE seats.workshop_id = $1 AND seats.n = new.n";
+
 /// Writes seats of one workshop down.
 pub(super) async fn store(write: &Write, id: &WorkshopId, seats: &[Held]) -> Outcome<()> {
     if seats.is_empty() {
@@ -138,13 +167,7 @@ pub(super) async fn store(write: &Write, id: &WorkshopId, seats: &[Held]) -> Out
     let holders: Vec<Option<&str>> = seats.iter().map(|held| held.holder.as_deref()).collect();
     write
         .execute(
-            "UPDATE seats SET generation = new.generation, state = new.state, reason_code = new.reason_code,
-                 reason_text = new.reason_text, attempts = new.attempts, retry_at = new.retry_at,
-                 session_id = new.session_id
-             FROM unnest($2::int8[], $3::int8[], $4::text[], $5::text[], $6::text[], $7::int8[], $8::int8[],
-                     $9::text[])
-                 AS new (n, generation, state, reason_code, reason_text, attempts, retry_at, session_id)
-             WHERE seats.workshop_id = $1 AND seats.n = new.n",
+            STORE,
             &[
                 &id.as_str(),
                 &column(|held| i64::from(held.record.key.seat.get())),

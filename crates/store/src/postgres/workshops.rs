@@ -31,10 +31,12 @@ pub(super) async fn lock(write: &Write, id: &WorkshopId) -> Outcome<WorkshopReco
     rows::workshop(&workshop.ok_or_else(|| not_found("workshop"))?)
 }
 
+/// What [`lock_by_code`] sends.
+pub(super) const LOCK_BY_CODE: &str = select!("WHERE join_code = $1 FOR NO KEY UPDATE");
+
 /// [`lock`] by its join code; `None` when there is none.
-pub(super) async fn lock_by_code(write: &Write, code: &JoinCode) -> Outcome<Option<WorkshopRecord>> {
-    let sql = select!("WHERE join_code = $1 FOR NO KEY UPDATE");
-    let workshop = write.query_opt(sql, &[&code.to_string()]).await?;
+pub(super) async fn lock_by_code(write: &Write, code: &str) -> Outcome<Option<WorkshopRecord>> {
+    let workshop = write.query_opt(LOCK_BY_CODE, &[&code]).await?;
     workshop.as_ref().map(rows::workshop).transpose()
 }
 
