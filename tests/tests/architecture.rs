@@ -11,7 +11,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("seatproto", &["ids"]),
     ("lifecycle", &["ids"]),
     ("ext4", &[]),
-    ("store", &["ids", "lifecycle"]),
+    ("tls", &[]),
+    ("store", &["ids", "lifecycle", "tls"]),
     ("runtime", &["ids", "seatproto"]),
     ("gcp", &[]),
     ("vmctl", &["gcp"]),
@@ -19,7 +20,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("runtime-docker", &["ids", "runtime"]),
     ("runtime-process", &["ids", "runtime"]),
     ("runtime-simulated", &["ids", "runtime", "seatproto"]),
-    ("runtime-worker", &["ids", "api", "runtime"]),
+    ("runtime-worker", &["ids", "api", "runtime", "tls"]),
     ("gateway", &["ids", "api", "seatproto", "runtime"]),
     ("microvm", &["ids", "ext4", "runtime", "seatproto"]),
     ("workspace", &["seatproto"]),
@@ -96,6 +97,7 @@ fn some_libraries_belong_to_one_crate() {
         ("rusqlite", &["store"]),
         ("tokio-postgres", &["store"]),
         ("bollard", &["runtime-docker", "rootfs"]),
+        ("rustls-native-certs", &["tls"]),
         ("jsonwebtoken", &["seatproto", "server"]),
     ];
     let mut wrong = Vec::new();
