@@ -1,13 +1,17 @@
-//! What a control plane pushes about seat tokens.
+//! What a control plane pushes about seat tokens, and who uses theirs.
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::Json;
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
-use clarateach_api::agent::{Revocations, SeatKeys};
+use clarateach_api::agent::{Revocations, SeatKeys, SessionAtSeat, SessionsBody};
+use clarateach_ids::InstallationId;
+use jiff::Timestamp;
 
 use super::extract::JsonBody;
 use super::reply::{BodyRefused, Failure, Refused};
+use super::vms::others;
 use crate::app::App;
 
 /// Accept the seat tokens of these public keys, instead of those before; remembered over restarts.
@@ -32,4 +36,25 @@ pub(super) async fn revocations(
 ) -> Result<StatusCode, Failure> {
     app.revoke(&wish)?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Learners who have used their seat by `/proxy` lately: those with a terminal open, or a token that was shown within the
+/// last minutes.
+#[utoipa::path(get, path = "/sessions", tag = "keys", responses((status = 200, body = SessionsBody), Refused))]
+pub(super) async fn sessions(
+    State(app): State<Arc<App>>,
+    caller: Option<Extension<InstallationId>>,
+) -> Result<Json<SessionsBody>, Failure> {
+    let others = others(&app, caller.as_ref()).await?;
+    let now = Timestamp::now().as_second();
+    let present = app.gateway.connected().into_iter();
+    let present = present.filter(|(_, presence)| !others.contains(&presence.seat.to_string()));
+    let mut sessions: Vec<SessionAtSeat> = present
+        .map(|(session_id, presence)| {
+            let idle = now.saturating_sub(presence.last_seen.as_second());
+            SessionAtSeat { session_id, idle_seconds: u64::try_from(idle).unwrap_or(0) }
+        })
+        .collect();
+    sessions.sort_by(|a, b| a.session_id.as_str().cmp(b.session_id.as_str()));
+    Ok(Json(SessionsBody { sessions }))
 }

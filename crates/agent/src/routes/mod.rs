@@ -74,6 +74,7 @@ fn closed() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(images::resolve))
         .routes(routes!(keys::keys))
         .routes(routes!(keys::revocations))
+        .routes(routes!(keys::sessions))
 }
 
 /// The API's own description.

@@ -68,7 +68,8 @@ pub(super) struct ListQuery {
     workshop_id: Option<WorkshopId>,
 }
 
-async fn others(
+/// Seats whose VMs other control planes than the caller made.
+pub(super) async fn others(
     app: &App,
     caller: Option<&Extension<InstallationId>>,
 ) -> Result<BTreeSet<String>, AgentError> {

@@ -183,6 +183,47 @@ async fn only_listed_pages_may_call() {
 }
 
 #[tokio::test]
+async fn who_uses_a_seat_is_told_to_whoever_made_it() {
+    let agent = Agent::new().await;
+    agent.vm("w", 1).await;
+    let signer = Signer::new(1);
+    signer.push(&agent).await;
+    assert_eq!(agent.get("/sessions").await.is(200).body, json!({"sessions": []}));
+    files(&agent, 1, &signer.token(1, "s2")).await.is(200);
+    let mut learner = format!("ws://{}/proxy/w/1/terminal", agent.authority()).into_client_request().unwrap();
+    let protocol = format!("bearer.{}", signer.token(1, "s1"));
+    learner.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
+    learner.headers_mut().insert("origin", UI.parse().unwrap());
+    let (mut socket, _) = tokio_tungstenite::connect_async(learner).await.unwrap();
+    socket.next().await.unwrap().unwrap();
+    // An operator who looks is no learner.
+    agent.get("/proxy/w/1/files").await.is(200);
+    let told = agent.get("/sessions").await.is(200);
+    let sessions = told.body["sessions"].as_array().unwrap();
+    let ids: Vec<_> = sessions.iter().map(|session| session["session_id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["s1", "s2"], "{told:?}");
+    assert!(sessions.iter().all(|session| session["idle_seconds"].as_u64().unwrap() < 60), "{told:?}");
+
+    // What one control plane made is not told to another.
+    let as_if = |installation: &'static str, method: Method, path: &str| {
+        agent.request(method, path).header("x-clarateach-installation", installation)
+    };
+    answer(as_if("one", Method::PUT, "/vms/w/2").json(&super::vms::desired(1))).await.is(204);
+    agent.has_status("/vms/w/2", "ready").await;
+    files(&agent, 2, &signer.token(2, "s3")).await.is(200);
+    for (installation, count) in [("one", 3), ("other", 2)] {
+        let told = answer(as_if(installation, Method::GET, "/sessions")).await.is(200);
+        assert_eq!(told.body["sessions"].as_array().unwrap().len(), count, "{installation}: {told:?}");
+    }
+    answer(agent.http.get(agent.url("/sessions"))).await.refused(401, "unauthorized");
+
+    let wish = json!({"sessions": [{"session_id": "s1", "reason": "over"}]});
+    agent.post("/revocations", wish).await.is(204);
+    let told = agent.get("/sessions").await.is(200);
+    assert!(!told.body.to_string().contains("\"s1\""), "{told:?}");
+}
+
+#[tokio::test]
 async fn a_terminal_opens_with_either_token() {
     let agent = Agent::new().await;
     agent.vm("w", 1).await;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Agent, quick};
 
-fn desired(generation: u64) -> Value {
+pub(crate) fn desired(generation: u64) -> Value {
     json!({
         "generation": generation, "image": "default", "vcpus": 2, "memory_mb": 512, "disk_mb": 1024,
         "secret": "0123456789abcdef0123", "env": {"A": "b"}, "egress": "none"

@@ -27,6 +27,23 @@ pub struct SeatKeys {
     pub keys: Vec<PublicKeyView>,
 }
 
+/// A session that has used its seat lately, by `/proxy`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SessionAtSeat {
+    /// The session.
+    #[schema(value_type = String)]
+    pub session_id: SessionId,
+    /// How long ago anything last came from it: whoever asks has a clock of their own.
+    pub idle_seconds: u64,
+}
+
+/// `GET /sessions`: `{"sessions":[…]}`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct SessionsBody {
+    /// By id.
+    pub sessions: Vec<SessionAtSeat>,
+}
+
 /// A session whose tokens are refused from now on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -12,7 +12,7 @@ mod worker;
 pub const INSTALLATION_HEADER: &str = "x-clarateach-installation";
 
 pub use error::{AgentErrorBody, AgentErrorCode, AgentErrorDetail};
-pub use keys::{PublicKeyView, Revocations, RevokedSession, SeatKeys};
+pub use keys::{PublicKeyView, Revocations, RevokedSession, SeatKeys, SessionAtSeat, SessionsBody};
 pub use vm::{
     DesiredVm, EgressView, NewVm, ReadinessView, ReasonView, VmDetails, VmLogs, VmView, VmsBody, WatchBody,
 };

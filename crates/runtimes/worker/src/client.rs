@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use clarateach_api::agent::{
-    Drain, DrainBody, ImageBody, Revocations, SeatKeys, VmLogs, VmsBody, WatchBody, WorkerInfo,
+    Drain, DrainBody, ImageBody, Revocations, SeatKeys, SessionAtSeat, SessionsBody, VmLogs, VmsBody,
+    WatchBody, WorkerInfo,
 };
 use clarateach_ids::{Generation, InstallationId, SeatKey};
 use clarateach_runtime::{
@@ -215,6 +216,11 @@ impl Worker for WorkerClient {
         let subject = Subject::default();
         self.calls.call(Method::POST, "/revocations", Some(sessions), CALL_WITHIN, &subject, None).await?;
         Ok(())
+    }
+
+    async fn sessions(&self) -> Result<Vec<SessionAtSeat>, RuntimeError> {
+        let answer = self.get("/sessions", &Subject::default()).await?;
+        Ok(self.calls.parse::<SessionsBody>(&answer.body)?.sessions)
     }
 
     async fn drain(&self, draining: bool) -> Result<DrainBody, RuntimeError> {

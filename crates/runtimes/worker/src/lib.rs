@@ -15,7 +15,7 @@ mod wire;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use clarateach_api::agent::{DrainBody, Revocations, SeatKeys, WorkerInfo};
+use clarateach_api::agent::{DrainBody, Revocations, SeatKeys, SessionAtSeat, WorkerInfo};
 use clarateach_runtime::{Runtime, RuntimeError};
 use jiff::SignedDuration;
 
@@ -44,6 +44,12 @@ pub trait Worker: Runtime {
     /// # Errors
     /// As [`Worker::info`].
     async fn revoke(&self, sessions: &Revocations) -> Result<(), RuntimeError>;
+
+    /// Learners who have used their seat at the worker itself lately.
+    ///
+    /// # Errors
+    /// As [`Worker::info`]; [`is_incompatible`] also for an older agent, which can't say.
+    async fn sessions(&self) -> Result<Vec<SessionAtSeat>, RuntimeError>;
 
     /// Has the worker refuse new seats from now on, or no longer.
     ///

@@ -10,7 +10,7 @@ use clarateach_api::{
     CreateWorkshop, ErrorBody, ExtendWorkshop, LockWorkshop, SeatToken, SeatsBody, WorkshopBody,
     WorkshopsBody,
 };
-use clarateach_ids::{SeatKey, SeatNumber, WorkshopId};
+use clarateach_ids::{SeatKey, SeatNumber, SessionId, WorkshopId};
 use clarateach_lifecycle::Wanted;
 use clarateach_store::WorkshopRecord;
 use jiff::Timestamp;
@@ -205,12 +205,10 @@ pub(super) async fn seats(
     PathOf(id): PathOf<WorkshopId>,
 ) -> Result<Json<SeatsBody>, Failure> {
     app.workshop_of(&caller, &id).await?;
-    let connected = app.gateway.connected();
+    let (here, at_workers) = (app.gateway.connected(), app.fleet.learners());
+    let connected = |session: &SessionId| here.contains_key(session) || at_workers.contains_key(session);
     let seats = app.store.seats(&id).await?;
-    let seats = seats
-        .into_iter()
-        .map(|(seat, holder)| App::seat_view(seat, holder, |session| connected.contains_key(session)))
-        .collect();
+    let seats = seats.into_iter().map(|(seat, holder)| App::seat_view(seat, holder, connected)).collect();
     Ok(Json(SeatsBody { seats }))
 }
 

@@ -10,12 +10,8 @@ pub(super) const PERIOD: Duration = Duration::from_secs(15);
 
 /// One look at who is connected.
 pub(super) async fn note(app: Arc<App>) {
-    let seen: Vec<_> = app
-        .gateway
-        .connected()
-        .into_iter()
-        .map(|(session, presence)| (session, presence.last_seen))
-        .collect();
+    let here = app.gateway.connected().into_iter().map(|(session, presence)| (session, presence.last_seen));
+    let seen: Vec<_> = here.chain(app.fleet.learners()).collect();
     if seen.is_empty() {
         return;
     }

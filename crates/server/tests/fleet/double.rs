@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use clarateach_api::agent::{DrainBody, HostView, MemoryView, Revocations, SeatKeys, VmmView, WorkerInfo};
+use clarateach_api::agent::{
+    DrainBody, HostView, MemoryView, Revocations, SeatKeys, SessionAtSeat, VmmView, WorkerInfo,
+};
 use clarateach_ids::{Generation, SeatKey, WorkerId};
 use clarateach_runtime::{
     BoxedSeatStream, Capacity, DesiredSeat, Environment, ImageRef, ProgressFn, Revision, Runtime,
@@ -47,6 +49,8 @@ pub struct Host {
     pub draining: AtomicBool,
     pub keys: Mutex<Option<SeatKeys>>,
     pub revoked: Mutex<Vec<String>>,
+    /// Who uses a seat there.
+    pub at_seats: Mutex<Vec<SessionAtSeat>>,
     pub applies: AtomicU32,
     /// Every seat's wish as it came last.
     pub wishes: Mutex<BTreeMap<SeatKey, DesiredSeat>>,
@@ -70,6 +74,7 @@ impl Host {
             draining: AtomicBool::new(false),
             keys: Mutex::default(),
             revoked: Mutex::default(),
+            at_seats: Mutex::default(),
             applies: AtomicU32::new(0),
             wishes: Mutex::default(),
         })
@@ -209,6 +214,10 @@ impl Worker for Client {
         let ids = sessions.sessions.iter().map(|session| session.session_id.to_string());
         self.host.revoked.lock().unwrap().extend(ids);
         Ok(())
+    }
+    async fn sessions(&self) -> Result<Vec<SessionAtSeat>, RuntimeError> {
+        self.answers().await?;
+        Ok(self.host.at_seats.lock().unwrap().clone())
     }
     async fn drain(&self, draining: bool) -> Result<DrainBody, RuntimeError> {
         self.answers().await?;

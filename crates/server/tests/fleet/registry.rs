@@ -3,8 +3,12 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use clarateach_api::agent::SessionAtSeat;
+use clarateach_ids::SessionId;
 use clarateach_testkit::wait_for;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use super::harness::{Hosts, PATIENCE, Server};
@@ -256,6 +260,102 @@ async fn learners_go_to_a_worker_with_a_public_url_directly() {
         (hosts.get("w1").revoked.lock().unwrap().len() == 1).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_learner_who_is_at_the_worker_is_shown_as_connected() {
+    let hosts = Hosts::new(1, 20);
+    let setting = r#"[{"address":"w1:9090","token":"t","public_url":"https://w1.example.org"}]"#;
+    let server = Server::with(&hosts, &[("WORKER_AGENTS", setting)]).await;
+    server.until_worker("w1", "alive").await;
+    let (workshop, code) = server.create(2).await;
+    server.until(&workshop, &["ready"]).await;
+    let joined = server.join(&code, 1).await;
+    let seat = joined["seat"].as_u64().unwrap();
+    let shown = async || server.seat(&workshop, seat).await;
+    let before = shown().await;
+    assert_eq!(before["connected"], false, "{before}");
+    let seen_at =
+        |seat: &serde_json::Value| -> Timestamp { seat["last_seen_at"].as_str().unwrap().parse().unwrap() };
+
+    let session = session_of(joined["token"].as_str().unwrap());
+    let at_seats = |session_id: &SessionId| {
+        *hosts.get("w1").at_seats.lock().unwrap() =
+            vec![SessionAtSeat { session_id: session_id.clone(), idle_seconds: 0 }];
+    };
+    at_seats(&session);
+    wait_for("the learner is shown as connected", PATIENCE, async || {
+        (shown().await["connected"] == true).then_some(())
+    })
+    .await;
+    let other = server.seats(&workshop).await.into_iter().find(|other| other["seat"] != seat).unwrap();
+    assert_eq!(other["connected"], false, "{other}");
+    wait_for("it is written down when they were seen", PATIENCE, async || {
+        (seen_at(&shown().await) > seen_at(&before)).then_some(())
+    })
+    .await;
+    // Nobody knows who is at a worker that does not answer.
+    hosts.get("w1").set(|faults| faults.away = true);
+    wait_for("the learner is not shown as connected", PATIENCE, async || {
+        (shown().await["connected"] == false).then_some(())
+    })
+    .await;
+    hosts.get("w1").set(|faults| faults.away = false);
+    wait_for("the learner is connected again", PATIENCE, async || {
+        (shown().await["connected"] == true).then_some(())
+    })
+    .await;
+    hosts.get("w1").at_seats.lock().unwrap().clear();
+    wait_for("the learner has gone", PATIENCE, async || (shown().await["connected"] == false).then_some(()))
+        .await;
+}
+
+/// Whose a seat token is.
+fn session_of(token: &str) -> SessionId {
+    let claims = token.split('.').nth(1).unwrap();
+    let claims: serde_json::Value =
+        serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
+    claims["sid"].as_str().unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_with_another_token_is_unauthorized_until_that_is_known() {
+    let hosts = Hosts::new(1, 20);
+    let mut server = Server::start(&hosts).await;
+    server.until_worker("w1", "alive").await;
+    let (workshop, code) = server.create(3).await;
+    server.until(&workshop, &["ready"]).await;
+    let seat = server.join(&code, 1).await["seat"].as_u64().unwrap();
+    let make = server.seat(&workshop, seat).await["generation"].clone();
+
+    // The agent is started again with another token.
+    hosts.get("w1").set(|faults| faults.token = Some("second".to_owned()));
+    let refused = server.until_worker("w1", "unauthorized").await;
+    assert!(refused["problem"].as_str().unwrap().contains("token"), "{refused}");
+    assert_eq!(refused["takes_seats"], false, "{refused}");
+    assert!(!refused.to_string().contains("second"), "{refused}");
+    wait_for("the held seat is shown as unreachable", PATIENCE, async || {
+        (server.seat(&workshop, seat).await["status"] == "unreachable").then_some(())
+    })
+    .await;
+    // By the API: the same worker, with the token that it takes now.
+    let wish = json!({"address": "w1:9090", "token": "second"});
+    let changed = server.call("POST", "/api/admin/workers", Some(wish)).await;
+    assert_eq!(changed.status, 200, "{}", changed.body);
+    server.until_worker("w1", "alive").await;
+    server.until(&workshop, &["ready", "occupied"]).await;
+    let held = server.seat(&workshop, seat).await;
+    assert_eq!((&held["status"], &held["generation"]), (&json!("occupied"), &make), "{held}");
+
+    // And by the setting, at a start.
+    hosts.get("w1").set(|faults| faults.token = Some("third".to_owned()));
+    server.until_worker("w1", "unauthorized").await;
+    server.restart(&[("WORKER_AGENTS", r#"[{"address":"w1:9090","token":"third"}]"#)]).await;
+    server.until_worker("w1", "alive").await;
+    server.until(&workshop, &["ready", "occupied"]).await;
+    let held = server.seat(&workshop, seat).await;
+    assert_eq!((&held["status"], &held["generation"]), (&json!("occupied"), &make), "{held}");
+    assert_eq!(hosts.counts(), [3]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use clarateach_api::agent::{DrainBody, Revocations, SeatKeys, WorkerInfo};
+use clarateach_api::agent::{DrainBody, Revocations, SeatKeys, SessionAtSeat, WorkerInfo};
 use clarateach_ids::{Generation, SeatKey};
 use clarateach_runtime::{
     BoxedSeatStream, Capacity, DesiredSeat, Environment, ImageRef, ProgressFn, Revision, Runtime,
@@ -334,6 +334,10 @@ impl Worker for Line {
 
     async fn revoke(&self, _: &Revocations) -> Result<(), RuntimeError> {
         self.call(Request::Nothing).await.map(|_| ())
+    }
+
+    async fn sessions(&self) -> Result<Vec<SessionAtSeat>, RuntimeError> {
+        self.call(Request::Nothing).await.map(|_| Vec::new())
     }
 
     async fn drain(&self, draining: bool) -> Result<DrainBody, RuntimeError> {

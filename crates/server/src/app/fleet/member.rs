@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clarateach_api::agent::{Revocations, RevokedSession, SeatKeys};
-use clarateach_ids::SeatKey;
+use clarateach_ids::{SeatKey, SessionId};
 use clarateach_runtime::{Environment, ImageRef, Revision, RuntimeError, RuntimeKind};
 use clarateach_runtime_worker::{Sighting, Worker, is_incompatible, is_token_refused};
 use clarateach_store::{Store, WorkerRecord, WorkerWish};
@@ -77,6 +77,8 @@ pub struct Seen {
     keys: Option<SeatKeys>,
     /// Whether the agent is to be told that it takes seats again.
     undrain: bool,
+    /// Learners who use their seats at the worker itself, and when they were last heard of.
+    learners: BTreeMap<SessionId, Timestamp>,
 }
 
 /// One worker.
@@ -152,6 +154,7 @@ impl Member {
                 same_as: None,
                 keys: None,
                 undrain: false,
+                learners: BTreeMap::new(),
             }),
             looked: watch::Sender::new(0),
             look: Notify::new(),
@@ -215,6 +218,12 @@ impl Member {
     /// Which kind of seats it makes, once that is known.
     pub fn kind(&self) -> Option<RuntimeKind> {
         lock(&self.seen).kind
+    }
+
+    /// Learners who use their seats at the worker itself, as far as it answers, and when they were last heard of.
+    pub fn learners(&self) -> BTreeMap<SessionId, Timestamp> {
+        let seen = lock(&self.seen);
+        if seen.pulse.answers(Instant::now()) { seen.learners.clone() } else { BTreeMap::new() }
     }
 
     /// Whether it answers, is known, and is no other worker's double.
@@ -474,6 +483,7 @@ impl Member {
         }
         if !public {
             lock(&self.revoked).clear();
+            lock(&self.seen).learners.clear();
             return;
         }
         let keys = lock(&around.keys).clone();
@@ -484,6 +494,26 @@ impl Member {
             }
         }
         self.tell_revoked().await;
+        self.ask_learners(around).await;
+    }
+
+    /// Asks who uses a seat there. By our own clock.
+    async fn ask_learners(&self, around: &Surroundings) {
+        let learners = match self.worker.sessions().await {
+            Ok(sessions) => {
+                let now = around.clock.now();
+                let heard = |idle: u64| {
+                    let ago = SignedDuration::from_secs(i64::try_from(idle).unwrap_or(i64::MAX));
+                    now.checked_sub(ago).unwrap_or(Timestamp::UNIX_EPOCH)
+                };
+                sessions.into_iter().map(|s| (s.session_id, heard(s.idle_seconds))).collect()
+            }
+            Err(error) => {
+                tracing::debug!(worker = %self.id, %error, "the worker did not say who is at its seats");
+                BTreeMap::new()
+            }
+        };
+        lock(&self.seen).learners = learners;
     }
 
     fn drains(&self, draining: bool) {

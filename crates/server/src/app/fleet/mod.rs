@@ -21,10 +21,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use clarateach_api::agent::{RevokedSession, SeatKeys};
-use clarateach_ids::{Generation, SeatKey, SeatNumber, WorkshopId};
+use clarateach_ids::{Generation, SeatKey, SeatNumber, SessionId, WorkshopId};
 use clarateach_runtime::{ImageRef, Runtime, RuntimeKind};
 use clarateach_runtime_worker::{Worker, WorkerAddress};
 use clarateach_store::{Placement, Store, StoreError};
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -479,6 +480,12 @@ impl Fleet {
                 member.tell();
             }
         }
+    }
+
+    /// Learners who use their seats at the workers themselves, and when they were last heard of.
+    #[must_use]
+    pub fn learners(&self) -> BTreeMap<SessionId, Timestamp> {
+        self.members().into_values().flat_map(|member| member.learners()).collect()
     }
 
     /// Has all workers that learners reach directly end these sessions.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use clarateach_api::ErrorCode;
-use clarateach_api::agent::{DrainBody, Revocations, SeatKeys};
+use clarateach_api::agent::{DrainBody, Revocations, SeatKeys, SessionAtSeat};
 use clarateach_ids::{Generation, SeatKey, WorkshopId};
 use clarateach_lifecycle::SeatState;
 use clarateach_runtime::{
@@ -441,6 +441,9 @@ impl Worker for Unusable {
         self.no()
     }
     async fn revoke(&self, _: &Revocations) -> Result<(), RuntimeError> {
+        self.no()
+    }
+    async fn sessions(&self) -> Result<Vec<SessionAtSeat>, RuntimeError> {
         self.no()
     }
     async fn drain(&self, _: bool) -> Result<DrainBody, RuntimeError> {
