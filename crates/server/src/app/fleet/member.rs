@@ -73,6 +73,8 @@ pub struct Seen {
     full_until: Option<Instant>,
     /// Another worker that is the same host, and goes first.
     same_as: Option<String>,
+    /// Whether the name that it gives itself was compared with the others'.
+    compared: bool,
     /// Whether it has these keys.
     keys: Option<SeatKeys>,
     /// Whether the agent is to be told that it takes seats again.
@@ -152,6 +154,7 @@ impl Member {
                 images: HashMap::new(),
                 full_until: None,
                 same_as: None,
+                compared: false,
                 keys: None,
                 undrain: false,
                 learners: BTreeMap::new(),
@@ -243,9 +246,14 @@ impl Member {
         look(&lock(&self.seen))
     }
 
-    /// Says whose double it is, if anybody's.
-    pub fn set_same_as(&self, other: Option<String>) -> bool {
+    /// Says whose double the host is that calls itself `name`, if anybody's. Gives whether that is news.
+    pub fn set_same_as(&self, name: Option<&str>, other: Option<String>) -> bool {
         let mut seen = lock(&self.seen);
+        let named = seen.sighting.as_ref().map(|sighting| sighting.info.worker_id.to_string());
+        if named.as_deref() != name {
+            return false;
+        }
+        seen.compared = name.is_some();
         let differs = seen.same_as != other;
         seen.same_as = other;
         differs
@@ -434,6 +442,7 @@ impl Member {
             seen.observed = None;
             seen.images.clear();
             seen.keys = None;
+            seen.compared = false;
         }
         seen.pulse.introduced(answer, Instant::now());
         seen.last_seen_at = Some(around.clock.now());
@@ -716,9 +725,15 @@ impl Seen {
         None
     }
 
+    /// Whether it has said who it is, and nobody knows yet whether another worker is the same host.
+    pub const fn is_newcomer(&self) -> bool {
+        self.sighting.is_some() && !self.compared
+    }
+
     /// Whether new seats may be placed on it.
     pub fn takes_seats(&self, local: &BTreeSet<RuntimeKind>) -> bool {
         self.record.wish == WorkerWish::Active
+            && self.compared
             && self.sighting.as_ref().is_some_and(|sighting| !sighting.info.draining)
             && self.problem(local).is_none()
     }

@@ -158,8 +158,18 @@ impl Fleet {
     }
 
     fn of_kind(&self, kind: RuntimeKind) -> Vec<Arc<Member>> {
+        self.compare_newcomers();
         let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
         members.values().filter(|member| member.kind() == Some(kind)).cloned().collect()
+    }
+
+    /// Finds out which other workers are the same host as those that have just said who they are. No seat enters or
+    /// leaves a worker before that, or its host would lose seats to itself.
+    fn compare_newcomers(&self) {
+        let is_newcomer = |member: &Arc<Member>| member.with(member::Seen::is_newcomer);
+        if self.members.read().unwrap_or_else(PoisonError::into_inner).values().any(is_newcomer) {
+            self.find_doubles();
+        }
     }
 
     /// Whether there are workers at all, of whatever kind and however they are.
@@ -209,10 +219,11 @@ impl Fleet {
         members.iter().map(|member| self.room_on(&table, member)).sum()
     }
 
-    /// Whether a make of a seat was given to a worker, as far as is known here.
+    /// Whether a make of a seat was given to a worker, or is about to be, as far as is known here.
     #[must_use]
     pub fn is_placed(&self, key: &SeatKey, generation: Generation) -> bool {
-        lock(&self.table).newest(key).is_some_and(|(_, newest)| newest >= generation)
+        let table = lock(&self.table);
+        table.is_reserved(key) || table.newest(key).is_some_and(|(_, newest)| newest >= generation)
     }
 
     /// Keeps the fleet up to date until it is stopped.
@@ -322,8 +333,8 @@ impl Fleet {
             .collect();
         let doubles = self.doubles(members.values().zip(names.iter().map(Option::as_deref)));
         let mut differs = false;
-        for member in members.values() {
-            differs |= member.set_same_as(doubles.get(member.id()).cloned());
+        for (member, name) in members.values().zip(&names) {
+            differs |= member.set_same_as(name.as_deref(), doubles.get(member.id()).cloned());
         }
         if differs {
             self.changed();
