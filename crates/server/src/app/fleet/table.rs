@@ -132,6 +132,11 @@ impl Table {
         self.reserved.insert(key.clone(), worker.to_owned());
     }
 
+    /// Whether room is taken for a seat that is about to be written down.
+    pub fn is_reserved(&self, key: &SeatKey) -> bool {
+        self.reserved.contains_key(key)
+    }
+
     /// Gives the room back; what was written down meanwhile keeps it.
     pub fn release(&mut self, key: &SeatKey) {
         if let Some(worker) = self.reserved.remove(key)

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use clarateach_api::WorkerView;
 use clarateach_gcp::fleet::plan::{Action, Limits, Situation, plan};
 use clarateach_gcp::fleet::{Fleet as Machines, Found};
 use clarateach_gcp::{Compute, GcpError, InstanceSpec, Kind, Patience, ResourceName};
@@ -172,14 +173,22 @@ impl Scaler {
         let found = machines.look().await.map_err(|error| error.one_line())?;
         self.app.fleet.sync().await.map_err(store)?;
         self.app.fleet.read_placements(None).await.map_err(store)?;
+        // Before the room is counted: a machine that comes in between is one that is still to come, not one that is
+        // there and has no room.
+        let answering = self.answering();
         let need = need::need(&self.app, &need::kinds(&all)).await.map_err(store)?;
         let seats = self.app.fleet.seats_by_worker();
-        let views = self.app.fleet.views().into_iter();
-        let answering = views
-            .filter(|view| !matches!(view.state.as_str(), "starting" | "suspect" | "lost"))
-            .map(|view| view.id)
-            .collect();
         Ok((Sight { records, found, seats, answering }, need))
+    }
+
+    /// Workers that have said who they are, or that they want nothing of this server.
+    fn answering(&self) -> BTreeSet<String> {
+        let answers = |view: &WorkerView| match view.state.as_str() {
+            "starting" | "suspect" | "lost" => false,
+            "alive" => view.worker_id.is_some(),
+            _ => true,
+        };
+        self.app.fleet.views().into_iter().filter(answers).map(|view| view.id).collect()
     }
 
     fn client(&self) -> Result<Compute, GcpError> {

@@ -27,6 +27,8 @@ pub(super) struct Need {
 
 /// What is needed now.
 pub(super) async fn need(app: &App, kinds: &BTreeSet<RuntimeKind>) -> Result<Need, StoreError> {
+    // Before the seats are counted: one that is placed in between must not be counted as waiting for the room it took.
+    let room: BTreeMap<RuntimeKind, u32> = kinds.iter().map(|kind| (*kind, app.fleet.room(*kind))).collect();
     let mut unplaced: BTreeMap<RuntimeKind, u32> = BTreeMap::new();
     for (workshop, counts) in app.store.workshops(None).await? {
         let Ok(kind) = workshop.runtime.parse::<RuntimeKind>() else { continue };
@@ -42,6 +44,6 @@ pub(super) async fn need(app: &App, kinds: &BTreeSet<RuntimeKind>) -> Result<Nee
         let without = seats.iter().filter(|(seat, _)| !app.fleet.is_placed(&seat.key, seat.generation));
         *unplaced.entry(kind).or_default() += u32::try_from(without.count()).unwrap_or(u32::MAX);
     }
-    let waiting = unplaced.iter().map(|(kind, seats)| seats.saturating_sub(app.fleet.room(*kind))).sum();
+    let waiting = unplaced.iter().map(|(kind, seats)| seats.saturating_sub(room[kind])).sum();
     Ok(Need { unplaced: unplaced.values().sum(), waiting })
 }
