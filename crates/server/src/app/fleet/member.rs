@@ -253,7 +253,11 @@ impl Member {
         if named.as_deref() != name {
             return false;
         }
-        seen.compared = name.is_some();
+        if name.is_some() && !seen.compared {
+            // What is wanted of it was kept back until now.
+            seen.compared = true;
+            self.tell.notify_one();
+        }
         let differs = seen.same_as != other;
         seen.same_as = other;
         differs
@@ -471,7 +475,7 @@ impl Member {
         let (wish, undrain, draining, public, double) = self.with(|seen| {
             let draining = seen.sighting.as_ref().is_some_and(|sighting| sighting.info.draining);
             let public = seen.record.public_url.is_some();
-            (seen.record.wish, seen.undrain, draining, public, seen.same_as.is_some())
+            (seen.record.wish, seen.undrain, draining, public, seen.same_as.is_some() || seen.is_newcomer())
         });
         let drain = match wish {
             // What is wanted of a host is wanted of it under the name that goes first.
