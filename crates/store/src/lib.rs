@@ -4,7 +4,9 @@
 //! PostgreSQL several that share the work; both halves pass the same story of tests.
 
 mod error;
+mod event_data;
 mod fleet;
+mod migration;
 mod model;
 pub mod postgres;
 pub mod sqlite;

@@ -144,6 +144,20 @@ pub struct SeatRecord {
     pub retry_at: Option<Timestamp>,
 }
 
+impl SeatRecord {
+    /// The seat's next generation: pending, with a clean slate.
+    pub(crate) fn renewed(&self) -> Self {
+        Self {
+            key: self.key.clone(),
+            generation: self.generation.next(),
+            state: SeatState::Pending,
+            reason: None,
+            attempts: 0,
+            retry_at: None,
+        }
+    }
+}
+
 /// What the reconciler writes of a seat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeatWrite {

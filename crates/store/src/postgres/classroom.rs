@@ -12,8 +12,8 @@ use super::database::Write;
 use super::failure::{Failure, Outcome, conflict};
 use super::rows::{self, known_sessions, session_columns};
 use super::seats::{self, Held};
-use super::{events, sessions, workshops};
-use crate::{CodeHash, JoinDecision, JoinWish, SessionRecord, WorkshopRecord};
+use super::{events, workshops};
+use crate::{CodeHash, JoinDecision, JoinWish, SessionRecord, WorkshopRecord, event_data};
 
 /// A session that is known, or was made just now.
 struct Known {
@@ -205,7 +205,7 @@ impl Classroom {
             is_new: true,
             changed: false,
         });
-        let data = sessions::event_data(&session, [("waiting", free.is_none().into())]);
+        let data = event_data::of_session(&session, [("waiting", free.is_none().into())]);
         events::add(write, &self.workshop.id, now, "session.joined", &data);
         let workshop = Box::new(self.workshop.clone());
         match free {

@@ -3,14 +3,10 @@
 use clarateach_ids::InstallationId;
 use tokio_postgres::{Client, Transaction};
 
+use crate::migration::{self, Migration};
+
 /// Of the advisory lock that is held while migrating: "ClTe".
 const LOCK: i64 = 0x436c_5465;
-
-struct Migration {
-    version: i64,
-    name: &'static str,
-    sql: &'static str,
-}
 
 const MIGRATIONS: &[Migration] =
     &[Migration { version: 1, name: "first", sql: include_str!("../../migrations/postgres/0001_first.sql") }];
@@ -48,12 +44,8 @@ pub enum MigrateError {
     Sql(#[from] tokio_postgres::Error),
 }
 
-fn checksum(migration: &Migration) -> String {
-    blake3::hash(migration.sql.as_bytes()).to_hex().to_string()
-}
-
 fn latest() -> i64 {
-    MIGRATIONS.last().map_or(0, |migration| migration.version)
+    migration::latest(MIGRATIONS)
 }
 
 /// Applies what is missing, and gives the installation its id. Nothing is changed when it fails.
@@ -83,7 +75,7 @@ pub(super) async fn migrate(client: &mut Client) -> Result<(), MigrateError> {
         transaction
             .execute(
                 "INSERT INTO clarateach_migrations (version, name, checksum) VALUES ($1, $2, $3)",
-                &[&migration.version, &migration.name, &checksum(migration)],
+                &[&migration.version, &migration.name, &migration.checksum()],
             )
             .await?;
     }
@@ -126,7 +118,7 @@ async fn verify(transaction: &Transaction<'_>, up_to: i64) -> Result<(), Migrate
         let recorded = transaction
             .query_opt("SELECT checksum FROM clarateach_migrations WHERE version = $1", &[&migration.version])
             .await?;
-        if recorded.map(|row| row.get::<_, String>(0)).as_deref() != Some(&checksum(migration)) {
+        if recorded.map(|row| row.get::<_, String>(0)).as_deref() != Some(&migration.checksum()) {
             return Err(MigrateError::Changed { version: migration.version, name: migration.name });
         }
     }

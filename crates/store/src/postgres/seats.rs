@@ -6,14 +6,13 @@ use std::collections::VecDeque;
 use clarateach_ids::{SeatKey, WorkshopId};
 use clarateach_lifecycle::{SeatState, SeatStatus, seat_status};
 use jiff::Timestamp;
-use serde_json::{Map, Value};
 use tokio_postgres::Row;
 
 use super::database::{Session, Write};
 use super::failure::{Failure, Outcome, not_found};
 use super::rows::{self, known_sessions};
 use super::{events, sessions, workshops};
-use crate::{SeatRecord, SeatWrite, SessionRecord, StoreError};
+use crate::{SeatRecord, SeatWrite, SessionRecord, StoreError, event_data};
 
 /// A seat, the id of the session that holds it and its learner's name.
 #[derive(Debug, Clone)]
@@ -30,6 +29,11 @@ impl Held {
             holder: rows::value(row, "session_id")?,
             learner: rows::value(row, "learner")?,
         })
+    }
+
+    /// Its seat anew, with whoever holds it.
+    fn renewed(&self) -> Self {
+        Self { record: self.record.renewed(), ..self.clone() }
     }
 
     fn status(&self) -> SeatStatus {
@@ -112,26 +116,11 @@ pub(super) async fn create(write: &Write, id: &WorkshopId, seats: u32) -> Outcom
     Ok(())
 }
 
-/// `{seat, generation, reason_code?, reason?, learner?}`.
-fn event_data(held: &Held) -> Value {
-    let seat = &held.record;
-    let mut data = Map::new();
-    data.insert("seat".to_owned(), seat.key.seat.get().into());
-    data.insert("generation".to_owned(), seat.generation.0.into());
-    if let Some((code, message)) = &seat.reason {
-        data.insert("reason_code".to_owned(), code.as_str().into());
-        data.insert("reason".to_owned(), message.as_str().into());
-    }
-    if let Some(learner) = &held.learner {
-        data.insert("learner".to_owned(), learner.as_str().into());
-    }
-    Value::Object(data)
-}
-
 /// Adds `seat.<status>`.
 fn announce(write: &Write, held: &Held, now: Timestamp) {
     let kind = format!("seat.{}", held.status());
-    events::add(write, &held.record.key.workshop, now, kind, &event_data(held));
+    let data = event_data::of_seat(&held.record, held.learner.as_deref());
+    events::add(write, &held.record.key.workshop, now, kind, &data);
 }
 
 /// Announces what people can see of the difference.
@@ -184,22 +173,11 @@ pub(super) async fn store(write: &Write, id: &WorkshopId, seats: &[Held]) -> Out
     Ok(())
 }
 
-/// The seat's next generation: pending, with a clean slate.
-fn renewed(held: &Held) -> Held {
-    let mut next = held.clone();
-    next.record.generation = held.record.generation.next();
-    next.record.state = SeatState::Pending;
-    next.record.reason = None;
-    next.record.attempts = 0;
-    next.record.retry_at = None;
-    next
-}
-
 /// A start: no seat is what it was before the stop.
 pub(super) async fn renew_all(write: &Write, id: &WorkshopId, now: Timestamp) -> Outcome<()> {
     let mut seats = all(write, id).await?;
     for held in &mut seats {
-        let next = renewed(held);
+        let next = held.renewed();
         announce_change(write, held, &next, now);
         *held = next;
     }
@@ -213,8 +191,9 @@ pub(super) async fn reset(write: &Write, key: &SeatKey, now: Timestamp) -> Outco
         other => other?,
     };
     let held = find(write, key).await?.ok_or_else(|| not_found("seat"))?;
-    let next = renewed(&held);
-    events::add(write, &key.workshop, now, "seat.reset", &event_data(&next));
+    let next = held.renewed();
+    let data = event_data::of_seat(&next.record, next.learner.as_deref());
+    events::add(write, &key.workshop, now, "seat.reset", &data);
     announce_change(write, &held, &next, now);
     store(write, &key.workshop, std::slice::from_ref(&next)).await?;
     Ok(next.record)
@@ -223,7 +202,7 @@ pub(super) async fn reset(write: &Write, key: &SeatKey, now: Timestamp) -> Outco
 /// Its session is over: the next learner gets a fresh one.
 pub(super) async fn vacate(write: &Write, key: &SeatKey, now: Timestamp) -> Outcome<()> {
     let Some(held) = find(write, key).await? else { return Ok(()) };
-    let mut next = renewed(&held);
+    let mut next = held.renewed();
     (next.holder, next.learner) = (None, None);
     announce_change(write, &held, &next, now);
     store(write, &key.workshop, &[next]).await

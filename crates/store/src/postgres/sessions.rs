@@ -5,27 +5,12 @@ use std::collections::HashMap;
 use clarateach_ids::{SeatKey, SeatNumber, SessionId, WorkshopId};
 use clarateach_lifecycle::{EndReason, SessionState};
 use jiff::Timestamp;
-use serde_json::{Map, Value};
 
 use super::database::{Session, Write};
 use super::failure::{Outcome, not_found};
 use super::rows::{self, session_columns};
 use super::{events, seats, workshops};
-use crate::{CodeHash, SeatRecord, SessionRecord, WorkshopRecord};
-
-/// `{session, seat?, name?, …}`.
-pub(super) fn event_data<const N: usize>(session: &SessionRecord, more: [(&str, Value); N]) -> Value {
-    let mut data = Map::new();
-    data.insert("session".to_owned(), session.id.as_str().into());
-    if let Some(seat) = session.seat {
-        data.insert("seat".to_owned(), seat.get().into());
-    }
-    if let Some(name) = &session.name {
-        data.insert("name".to_owned(), name.as_str().into());
-    }
-    data.extend(more.into_iter().map(|(key, value)| (key.to_owned(), value)));
-    Value::Object(data)
-}
+use crate::{CodeHash, SeatRecord, SessionRecord, WorkshopRecord, event_data};
 
 async fn get(db: &Session, id: &SessionId) -> Outcome<SessionRecord> {
     let session = db
@@ -114,7 +99,7 @@ pub(super) async fn active(
 pub(super) fn activate(write: &Write, session: &mut SessionRecord, seat: SeatNumber, now: Timestamp) {
     session.state = SessionState::Active;
     session.seat = Some(seat);
-    events::add(write, &session.workshop, now, "session.seated", &event_data(session, []));
+    events::add(write, &session.workshop, now, "session.seated", &event_data::of_session(session, []));
 }
 
 /// Writes sessions down that have got a seat.
@@ -185,7 +170,7 @@ async fn mark_ended(
     for session in &mut sessions {
         session.state = SessionState::Ended;
         session.end_reason = Some(reason);
-        let data = event_data(session, [("reason", reason.as_str().into())]);
+        let data = event_data::of_session(session, [("reason", reason.as_str().into())]);
         events::add(write, &session.workshop, now, "session.ended", &data);
     }
     let ids: Vec<&str> = sessions.iter().map(|session| session.id.as_str()).collect();

@@ -8,7 +8,7 @@ use super::accounts::is_taken;
 use super::failure::{Failure, Outcome, conflict};
 use super::writer::Write;
 use super::{events, seats, sessions, workshops};
-use crate::{JoinDecision, JoinWish, SessionRecord, WorkshopRecord};
+use crate::{JoinDecision, JoinWish, SessionRecord, WorkshopRecord, event_data};
 
 /// Who a learner turned out to be.
 enum Known {
@@ -144,7 +144,7 @@ fn newcomer(write: &mut Write<'_>, workshop: WorkshopRecord, wish: &JoinWish) ->
             refused => refused,
         }
     })?;
-    let data = sessions::event_data(&session, [("waiting", free.is_none().into())]);
+    let data = event_data::of_session(&session, [("waiting", free.is_none().into())]);
     events::add(write, &workshop.id, now, "session.joined", &data)?;
     let workshop = Box::new(workshop);
     match free {

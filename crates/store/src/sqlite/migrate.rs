@@ -2,14 +2,10 @@
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
+use crate::migration::{self, Migration};
+
 /// What SQLite's `application_id` is in a file of ours: "ClTe".
 const APPLICATION_ID: i64 = 0x436c_5465;
-
-struct Migration {
-    version: i64,
-    name: &'static str,
-    sql: &'static str,
-}
 
 const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, name: "first", sql: include_str!("../../migrations/sqlite/0001_first.sql") },
@@ -46,12 +42,8 @@ pub enum MigrateError {
     Sql(#[from] rusqlite::Error),
 }
 
-fn checksum(migration: &Migration) -> String {
-    blake3::hash(migration.sql.as_bytes()).to_hex().to_string()
-}
-
 fn latest() -> i64 {
-    MIGRATIONS.last().map_or(0, |migration| migration.version)
+    migration::latest(MIGRATIONS)
 }
 
 /// Applies what is missing. Nothing is changed when it fails.
@@ -75,7 +67,7 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), MigrateError> {
         transaction.execute_batch(migration.sql)?;
         transaction.execute(
             "INSERT INTO migrations (version, name, checksum, applied_at) VALUES (?1, ?2, ?3, unixepoch() * 1000)",
-            (migration.version, migration.name, checksum(migration)),
+            (migration.version, migration.name, migration.checksum()),
         )?;
     }
     Ok(transaction.commit()?)
@@ -114,7 +106,7 @@ fn verify(connection: &Connection, up_to: i64) -> Result<(), MigrateError> {
                 row.get(0)
             })
             .optional()?;
-        if recorded.as_deref() != Some(&checksum(migration)) {
+        if recorded.as_deref() != Some(&migration.checksum()) {
             return Err(MigrateError::Changed { version: migration.version, name: migration.name });
         }
     }
@@ -166,7 +158,7 @@ mod tests {
                  INSERT INTO migrations VALUES (1, 'first', '{}', 0);
                  INSERT INTO installation (one, id) VALUES (1, 'kept');",
                 first.sql,
-                checksum(first)
+                first.checksum()
             ))
             .unwrap();
         assert!(matches!(require_current(&connection), Err(MigrateError::Foreign)));

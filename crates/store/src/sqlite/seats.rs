@@ -3,15 +3,14 @@
 use std::collections::HashMap;
 
 use clarateach_ids::{SeatKey, WorkshopId};
-use clarateach_lifecycle::{SeatState, SeatStatus, seat_status};
+use clarateach_lifecycle::{SeatStatus, seat_status};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row};
-use serde_json::{Map, Value};
 
 use super::failure::{Failure, Outcome, not_found};
 use super::writer::Write;
 use super::{events, rows, sessions};
-use crate::{SeatRecord, SeatWrite, SessionRecord, StoreError};
+use crate::{SeatRecord, SeatWrite, SessionRecord, StoreError, event_data};
 
 /// A seat and the id of the session that holds it.
 #[derive(Debug, Clone)]
@@ -23,6 +22,11 @@ pub(super) struct Held {
 impl Held {
     fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self { record: rows::seat(row)?, holder: row.get("session_id")? })
+    }
+
+    /// Its seat anew, with whoever holds it.
+    fn renewed(&self) -> Self {
+        Self { record: self.record.renewed(), ..self.clone() }
     }
 
     fn status(&self) -> SeatStatus {
@@ -94,25 +98,11 @@ pub(super) fn create(db: &Connection, id: &WorkshopId, seats: u32) -> Outcome<()
     Ok(())
 }
 
-/// `{seat, generation, reason_code?, reason?, learner?}`.
-fn event_data(seat: &SeatRecord, learner: Option<&str>) -> Value {
-    let mut data = Map::new();
-    data.insert("seat".to_owned(), seat.key.seat.get().into());
-    data.insert("generation".to_owned(), seat.generation.0.into());
-    if let Some((code, message)) = &seat.reason {
-        data.insert("reason_code".to_owned(), code.as_str().into());
-        data.insert("reason".to_owned(), message.as_str().into());
-    }
-    if let Some(learner) = learner {
-        data.insert("learner".to_owned(), learner.into());
-    }
-    Value::Object(data)
-}
-
 /// Adds `seat.<status>`.
 fn announce(write: &mut Write<'_>, held: &Held, learner: Option<&str>, now: Timestamp) -> Outcome<()> {
     let kind = format!("seat.{}", held.status());
-    events::add(write, &held.record.key.workshop, now, &kind, &event_data(&held.record, learner))?;
+    let data = event_data::of_seat(&held.record, learner);
+    events::add(write, &held.record.key.workshop, now, &kind, &data)?;
     Ok(())
 }
 
@@ -152,21 +142,10 @@ fn replace(write: &mut Write<'_>, before: &Held, after: &Held, now: Timestamp) -
     Ok(())
 }
 
-/// The seat's next generation: pending, with a clean slate.
-fn renewed(held: &Held) -> Held {
-    let mut next = held.clone();
-    next.record.generation = held.record.generation.next();
-    next.record.state = SeatState::Pending;
-    next.record.reason = None;
-    next.record.attempts = 0;
-    next.record.retry_at = None;
-    next
-}
-
 /// A start: no seat is what it was before the stop.
 pub(super) fn renew_all(write: &mut Write<'_>, id: &WorkshopId, now: Timestamp) -> Outcome<()> {
     for held in all(write.db, id)? {
-        replace(write, &held, &renewed(&held), now)?;
+        replace(write, &held, &held.renewed(), now)?;
     }
     Ok(())
 }
@@ -174,9 +153,10 @@ pub(super) fn renew_all(write: &mut Write<'_>, id: &WorkshopId, now: Timestamp) 
 /// Whoever holds it keeps it.
 pub(super) fn reset(write: &mut Write<'_>, key: &SeatKey, now: Timestamp) -> Outcome<SeatRecord> {
     let held = find(write.db, key)?.ok_or_else(|| not_found("seat"))?;
-    let next = renewed(&held);
+    let next = held.renewed();
     let learner = learner(write.db, &next)?;
-    events::add(write, &key.workshop, now, "seat.reset", &event_data(&next.record, learner.as_deref()))?;
+    let data = event_data::of_seat(&next.record, learner.as_deref());
+    events::add(write, &key.workshop, now, "seat.reset", &data)?;
     replace(write, &held, &next, now)?;
     Ok(next.record)
 }
@@ -184,7 +164,7 @@ pub(super) fn reset(write: &mut Write<'_>, key: &SeatKey, now: Timestamp) -> Out
 /// Its session is over: the next learner gets a fresh one.
 pub(super) fn vacate(write: &mut Write<'_>, key: &SeatKey, now: Timestamp) -> Outcome<()> {
     let Some(held) = find(write.db, key)? else { return Ok(()) };
-    let mut next = renewed(&held);
+    let mut next = held.renewed();
     next.holder = None;
     replace(write, &held, &next, now)
 }

@@ -4,26 +4,11 @@ use clarateach_ids::{SeatKey, SeatNumber, SessionId, WorkshopId};
 use clarateach_lifecycle::{EndReason, SessionState};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension};
-use serde_json::{Map, Value};
 
 use super::failure::{Outcome, not_found};
 use super::writer::Write;
 use super::{events, rows, seats, workshops};
-use crate::{CodeHash, SeatRecord, SessionRecord, WorkshopRecord};
-
-/// `{session, seat?, name?, …}`.
-pub(super) fn event_data<const N: usize>(session: &SessionRecord, more: [(&str, Value); N]) -> Value {
-    let mut data = Map::new();
-    data.insert("session".to_owned(), session.id.as_str().into());
-    if let Some(seat) = session.seat {
-        data.insert("seat".to_owned(), seat.get().into());
-    }
-    if let Some(name) = &session.name {
-        data.insert("name".to_owned(), name.as_str().into());
-    }
-    data.extend(more.into_iter().map(|(key, value)| (key.to_owned(), value)));
-    Value::Object(data)
-}
+use crate::{CodeHash, SeatRecord, SessionRecord, WorkshopRecord, event_data};
 
 fn get(db: &Connection, id: &SessionId) -> Outcome<SessionRecord> {
     db.prepare_cached("SELECT * FROM sessions WHERE id = ?1")?
@@ -157,7 +142,7 @@ pub(super) fn activate(
         .execute((session.id.as_str(), seat.get()))?;
     session.state = SessionState::Active;
     session.seat = Some(seat);
-    events::add(write, &session.workshop, now, "session.seated", &event_data(&session, []))?;
+    events::add(write, &session.workshop, now, "session.seated", &event_data::of_session(&session, []))?;
     Ok(session)
 }
 
@@ -209,7 +194,7 @@ fn mark_ended(
         .execute((session.id.as_str(), reason.as_str()))?;
     session.state = SessionState::Ended;
     session.end_reason = Some(reason);
-    let data = event_data(&session, [("reason", reason.as_str().into())]);
+    let data = event_data::of_session(&session, [("reason", reason.as_str().into())]);
     events::add(write, &session.workshop, now, "session.ended", &data)?;
     Ok(session)
 }
