@@ -144,35 +144,34 @@ impl Links {
         self.handle.link().set(link).execute().await.map_err(|error| refused(operation, name, &error))
     }
 
-    /// Makes a tap a port of the bridge: isolated from the other ports, and told where it is instead of learning.
-    pub(crate) async fn enslave(&self, tap: (u32, &str), bridge: u32, mac: MacAddr) -> Result<(), NetError> {
-        let (index, name) = tap;
+    /// Makes a tap a port of the bridge: isolated from the other ports, and told where it is instead of learning. Tells the
+    /// host its guest's MAC, so that it needn't ask a guest that is still booting, and wait a second to ask again. All of
+    /// it is sent at once: the kernel does one after the other.
+    pub(crate) async fn join(
+        &self,
+        tap: (u32, &str),
+        bridge: u32,
+        guest: (Ipv4Addr, MacAddr),
+    ) -> Result<(), NetError> {
+        let ((index, name), (address, mac)) = (tap, guest);
         let enslaved = LinkUnspec::new_with_index(index).controller(bridge).build();
-        let done = self.handle.link().set(enslaved).execute().await;
-        done.map_err(|error| match errno(&error) {
+        let enslaved = self.handle.link().set(enslaved).execute();
+        let port = LinkBridgePort::new(index).isolated(true).learning(false).flood(false).mcast_flood(false);
+        let port = self.handle.link().set_port(port.build()).execute();
+        let entry = self.handle.neighbours().add_bridge(index, &mac.0).replace();
+        let placed = entry.state(NeighbourState::Noarp).flags(NeighbourFlags::Controller).execute();
+        let entry = self.handle.neighbours().add(bridge, IpAddr::V4(address)).link_layer_address(&mac.0);
+        let noted = entry.state(NeighbourState::Permanent).replace().execute();
+        let (enslaved, port, placed, noted) = tokio::join!(biased; enslaved, port, placed, noted);
+        enslaved.map_err(|error| match errno(&error) {
             Some(libc::EXFULL | libc::ENOSPC) => NetError::Host {
                 message: format!("{name} finds no place on the bridge: all of its 1,023 ports are taken"),
             },
             _ => refused("put on the bridge", name, &error),
         })?;
-        let port = LinkBridgePort::new(index).isolated(true).learning(false).flood(false).mcast_flood(false);
-        let done = self.handle.link().set_port(port.build()).execute().await;
-        done.map_err(|error| refused("isolate", name, &error))?;
-        let entry = self.handle.neighbours().add_bridge(index, &mac.0).replace();
-        let entry = entry.state(NeighbourState::Noarp).flags(NeighbourFlags::Controller);
-        entry.execute().await.map_err(|error| refused("place the MAC of", name, &error))
-    }
-
-    /// Tells the host a guest's MAC, so that it needn't ask a guest that is still booting, and wait a second to ask again.
-    pub(crate) async fn add_neighbour(
-        &self,
-        bridge: u32,
-        address: Ipv4Addr,
-        mac: MacAddr,
-    ) -> Result<(), NetError> {
-        let entry = self.handle.neighbours().add(bridge, IpAddr::V4(address)).link_layer_address(&mac.0);
-        let added = entry.state(NeighbourState::Permanent).replace().execute().await;
-        added.map_err(|error| refused("note neighbour", address, &error))
+        port.map_err(|error| refused("isolate", name, &error))?;
+        placed.map_err(|error| refused("place the MAC of", name, &error))?;
+        noted.map_err(|error| refused("note neighbour", address, &error))
     }
 
     pub(crate) async fn delete_neighbour(&self, bridge: u32, address: Ipv4Addr) -> Result<(), NetError> {

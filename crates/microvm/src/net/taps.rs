@@ -83,11 +83,14 @@ impl Taps {
         let (index, new, _place) = self.make(slot, reserved.place).await?;
         let joined = self.join(slot, index, bridge).await;
         // One that was there may be a running VM's.
-        if joined.is_err()
-            && new
-            && let Err(error) = self.links.delete(index, &slot.tap).await
-        {
-            tracing::warn!(tap = slot.tap, %error, "a tap that could not be set up was not removed");
+        if joined.is_err() && new {
+            let removed = tokio::join!(
+                self.links.delete(index, &slot.tap),
+                self.links.delete_neighbour(bridge, slot.address)
+            );
+            if let (Err(error), _) | (_, Err(error)) = removed {
+                tracing::warn!(tap = slot.tap, %error, "a tap that could not be set up was not removed");
+            }
         }
         joined
     }
@@ -202,8 +205,7 @@ impl Taps {
 
     async fn join(&self, slot: &Slot, index: u32, bridge: u32) -> Result<(), NetError> {
         sysctl::disable_ipv6(&slot.tap)?;
-        self.links.enslave((index, &slot.tap), bridge, slot.mac).await?;
-        self.links.add_neighbour(bridge, slot.address, slot.mac).await
+        self.links.join((index, &slot.tap), bridge, (slot.address, slot.mac)).await
     }
 
     fn address_of(&self, link: &Link) -> Option<Ipv4Addr> {

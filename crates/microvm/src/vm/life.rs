@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clarateach_runtime::{Egress, EnvironmentState, Reason};
-use tokio::sync::RwLockReadGuard;
+use tokio::sync::{RwLockReadGuard, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -41,6 +41,9 @@ pub(crate) enum Begin {
     TakeOver,
 }
 
+/// Tells when the wish is on disk; none when it was before the life began.
+pub(crate) type Written = Option<oneshot::Receiver<()>>;
+
 /// How a life ended. Nothing runs and no tap is there then; the disk is.
 #[derive(Debug)]
 pub(crate) enum End {
@@ -57,6 +60,7 @@ pub(crate) async fn run(
     host: Arc<Host>,
     mut record: Record,
     begin: Begin,
+    written: Written,
     cancel: CancellationToken,
 ) -> (Record, End) {
     let end = match begin {
@@ -69,7 +73,7 @@ pub(crate) async fn run(
             },
             None => End::Failed(Fault::new("VMM_EXITED", "its record names no process")),
         },
-        Begin::New { .. } | Begin::Again => match live(&host, &mut record, begin, &cancel).await {
+        Begin::New { .. } | Begin::Again => match live(&host, &mut record, begin, written, &cancel).await {
             Ok(end) => end,
             Err(mut fault) => {
                 fault.message.push_str(&console::excerpt(&record.spec.console));
@@ -87,9 +91,12 @@ async fn live(
     host: &Arc<Host>,
     record: &mut Record,
     begin: Begin,
+    written: Written,
     cancel: &CancellationToken,
 ) -> Result<End, Fault> {
-    let Some(mut next) = prepare(host, record, begin, cancel).await? else { return Ok(End::Cancelled) };
+    let Some(mut next) = prepare(host, record, begin, written, cancel).await? else {
+        return Ok(End::Cancelled);
+    };
     let mut asked = match begin {
         Begin::New { asked } => Some(asked),
         _ => None,
@@ -247,9 +254,13 @@ async fn prepare(
     host: &Arc<Host>,
     record: &mut Record,
     begin: Begin,
+    written: Written,
     cancel: &CancellationToken,
 ) -> Result<Option<Start>, Fault> {
-    host.check_kernel()?;
+    // What is made anew has just been looked at.
+    if begin == Begin::Again {
+        host.check_kernel()?;
+    }
     let turn = async {
         if record.spec.initramfs.is_some() {
             record.spec.initramfs = Some(host.initramfs().await?);
@@ -267,6 +278,10 @@ async fn prepare(
     drop(turn);
     disk?;
     tap?;
+    // Disk and tap go with the host, or are found by their names; a guest runs for a wish that stays.
+    if !on_disk(written, cancel).await {
+        return Ok(None);
+    }
     // A disk that was written to is never met by a guest that remembers another.
     match begin {
         Begin::New { .. } => tokio::select! {
@@ -274,6 +289,16 @@ async fn prepare(
             start = host.snapshots.start_of(host, record) => Ok(Some(start)),
         },
         Begin::Again | Begin::TakeOver => Ok(Some(Start::Boot(None))),
+    }
+}
+
+/// Waits until the wish is on disk; false when it was told to end.
+async fn on_disk(written: Written, cancel: &CancellationToken) -> bool {
+    let Some(written) = written else { return true };
+    tokio::select! {
+        () = cancel.cancelled() => false,
+        // Who could not write it down ends this life.
+        Ok(()) = written => true,
     }
 }
 

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use clarateach_ids::{Generation, SeatKey};
 use clarateach_runtime::{EnvironmentState, Reason, RuntimeError};
+use jiff::Timestamp;
 use secrecy::ExposeSecret;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::life::{self, Begin, End};
+use super::life::{self, Begin, End, Written};
 use super::{Adoption, Phase, Request, Wish};
 use crate::error::Fault;
 use crate::guest::control::Control;
@@ -95,20 +96,28 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-/// On disk when this returns: the seat's generation, and what is about to be made.
-async fn write_down(host: &Host, record: &Record) -> Result<(), RuntimeError> {
-    let key = record.key();
-    let journal = async {
-        let number = host.journal.write(Event::Intended(Box::new(record.clone())))?;
-        host.journal.synced(number).await
-    };
-    let admission = host.generations.admit_apply(&key, record.generation, record.not_after);
-    let (admitted, written) = tokio::join!(admission, journal);
+/// In the log when this returns, so that the next process undoes or goes on with what is about to be made, however this one
+/// ends; on disk when [`on_disk`] says so. Gives the line's number.
+fn log(host: &Host, record: &Record) -> Result<u64, RuntimeError> {
+    host.journal.write(Event::Intended(Box::new(record.clone()))).map_err(|error| not_written(&error))
+}
+
+/// Returns when the next crash of the host leaves the seat's generation and line `number` of the log.
+async fn on_disk(
+    host: &Host,
+    key: &SeatKey,
+    generation: Generation,
+    not_after: Option<Timestamp>,
+    number: u64,
+) -> Result<(), RuntimeError> {
+    let admission = host.generations.admit_apply(key, generation, not_after);
+    let (admitted, written) = tokio::join!(admission, host.journal.synced(number));
     admitted?;
-    written.map_err(|error| RuntimeError::Failed {
-        operation: "write the wish down".to_owned(),
-        message: error.to_string(),
-    })
+    written.map_err(|error| not_written(&error))
+}
+
+fn not_written(error: &std::io::Error) -> RuntimeError {
+    RuntimeError::Failed { operation: "write the wish down".to_owned(), message: error.to_string() }
 }
 
 impl Seat {
@@ -145,12 +154,12 @@ impl Seat {
 
     async fn adopt(&mut self, mut record: Record, adoption: Adoption) {
         match adoption {
-            Adoption::TakeOver => self.live(record, Begin::TakeOver),
+            Adoption::TakeOver => self.live(record, Begin::TakeOver, None),
             Adoption::Keep => self.record = Some(record),
             Adoption::StartAgain => {
                 record.phase = Phase::Restarting;
                 self.note(&record, None);
-                self.live(record, Begin::Again);
+                self.live(record, Begin::Again, None);
             }
             Adoption::Stop => {
                 let reason = Reason::new("VMM_EXITED", "It has ended while its host's agent was not running");
@@ -196,21 +205,45 @@ impl Seat {
         Ok(true)
     }
 
-    /// Chooses a place, writes the wish down and begins to fulfil it.
+    /// Chooses a place, writes the wish down and begins to fulfil it. Disk and tap are made while the wish goes to the
+    /// host's disk, where it is before a VMM is started and before this returns.
     async fn make(&mut self, wish: Wish) -> Result<(), RuntimeError> {
         let host = self.host.clone();
         let began = std::time::Instant::now();
-        let record = host.plan(&wish)?;
-        if let Err(error) = write_down(&host, &record).await {
-            host.images.release(&record.base);
-            // It stands for nothing; should this not be written, the next process undoes nothing.
-            let _ = host.journal.write(Event::Gone { instance: record.instance().to_owned() });
-            host.board.clear(&self.key);
-            return Err(error);
+        let (key, generation, not_after) =
+            (self.key.clone(), wish.desired.generation, wish.desired.not_after);
+        // For a wish that is refused nothing is begun.
+        if !host.generations.is_wanted(&key, generation) {
+            host.generations.admit_apply(&key, generation, not_after).await?;
         }
-        host.times.write_down.note(began.elapsed());
-        self.live(record, Begin::New { asked: wish.asked });
-        Ok(())
+        let record = host.plan(&wish)?;
+        let number = log(&host, &record).inspect_err(|_| {
+            host.images.release(&record.base);
+            host.board.clear(&key);
+        })?;
+        let (tell, written) = oneshot::channel();
+        self.live(record, Begin::New { asked: wish.asked }, Some(written));
+        let mut on_disk = std::pin::pin!(on_disk(&host, &key, generation, not_after, number));
+        let outcome = loop {
+            tokio::select! {
+                biased;
+                outcome = &mut on_disk => break outcome,
+                (record, end) = ended(&mut self.running) => self.ended(record, end).await,
+            }
+        };
+        match outcome {
+            Ok(()) => {
+                host.times.write_down.note(began.elapsed());
+                // One that has failed meanwhile doesn't listen.
+                let _ = tell.send(());
+                Ok(())
+            }
+            Err(error) => {
+                // It logs, and comes back to it by itself.
+                let _ = self.unmake().await;
+                Err(error)
+            }
+        }
     }
 
     async fn start_again(&mut self, wish: Wish) -> Result<(), RuntimeError> {
@@ -224,7 +257,8 @@ impl Seat {
         record.secret = wish.desired.secret.expose_secret().to_owned();
         record.env = wish.desired.env.clone();
         self.host.refresh(&mut record);
-        write_down(&host, &record).await?;
+        let number = log(&host, &record)?;
+        on_disk(&host, &self.key, record.generation, record.not_after, number).await?;
         self.host.board.set_secret(&self.key, wish.desired.secret);
         self.host.board.publish(&self.key, |vm, phase| {
             *phase = Phase::Restarting;
@@ -232,13 +266,13 @@ impl Seat {
             vm.reason = None;
             vm.not_after = wish.desired.not_after;
         });
-        self.live(record, Begin::Again);
+        self.live(record, Begin::Again, None);
         Ok(())
     }
 
-    fn live(&mut self, record: Record, begin: Begin) {
+    fn live(&mut self, record: Record, begin: Begin, written: Written) {
         let cancel = CancellationToken::new();
-        let life = life::run(self.host.clone(), record.clone(), begin, cancel.clone());
+        let life = life::run(self.host.clone(), record.clone(), begin, written, cancel.clone());
         self.record = Some(record);
         self.retry = None;
         self.running = Some(Running { cancel, life: Box::pin(life) });
