@@ -54,7 +54,7 @@ pub struct App {
     /// Who made which VM.
     pub(crate) owners: Owners,
     draining: AtomicBool,
-    /// Whether this host is about to be taken away. Not remembered: when it is back, it is over.
+    /// Whether this host is about to be taken away. When it has been booted again, that is over.
     preempted: AtomicBool,
     /// Seats that a create is working on.
     creating: Mutex<HashSet<SeatKey>>,
@@ -81,7 +81,8 @@ impl Drop for Claimed<'_> {
 }
 
 impl App {
-    /// Puts the parts together and starts to follow the runtime's changes.
+    /// Puts the parts together and starts to follow the runtime's changes. `preempted` when an earlier process was told
+    /// that this host is taken away.
     #[must_use]
     pub fn new(
         host: Arc<dyn Host>,
@@ -90,6 +91,7 @@ impl App {
         token: SecretString,
         worker_id: WorkerId,
         config: Config,
+        preempted: bool,
     ) -> Arc<Self> {
         // Thousandths of milliseconds: no process makes changes that fast, and JSON keeps the number exact.
         let first = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0) * 1000;
@@ -98,7 +100,7 @@ impl App {
             gateway,
             owners: Owners::default(),
             draining: AtomicBool::new(state.is_draining()),
-            preempted: AtomicBool::new(false),
+            preempted: AtomicBool::new(preempted),
             state,
             token,
             config,
@@ -113,7 +115,7 @@ impl App {
         app.tasks.spawn(follow(app.host.runtime(), Arc::downgrade(&app), app.closing.clone()));
         app.tasks.spawn(sweep(Arc::downgrade(&app), app.closing.clone()));
         if let Some(host) = app.config.metadata.clone() {
-            app.tasks.spawn(preemption::watch(host, Arc::downgrade(&app), app.closing.clone()));
+            app.tasks.spawn(preemption::watch(host, Arc::downgrade(&app), app.closing.clone(), preempted));
         }
         app
     }
@@ -132,6 +134,9 @@ impl App {
 
     /// Starts nothing any more: this host is about to be taken away.
     pub(crate) fn preempt(&self) {
+        if let Err(error) = self.state.set_preempted(true) {
+            tracing::warn!(%error, "should the agent start again before the end, it does not remember that it is near");
+        }
         self.preempted.store(true, Ordering::Relaxed);
         self.host.drain(true);
         self.revision.send_modify(|revision| *revision += 1);

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 use crate::metadata::{self, Value};
+use crate::state::{State, StateError};
 
 /// How long the metadata server holds a question open, in seconds; then it is asked again.
 const HELD_SECONDS: u64 = 60;
@@ -17,18 +18,41 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(HELD_SECONDS + 10);
 /// Between questions that failed: doubled up to the latter.
 const PAUSE: Duration = Duration::from_millis(500);
 const PAUSE_AT_MOST: Duration = Duration::from_secs(15);
+/// How long a start waits for the metadata server when an earlier process was told of the end.
+const RECALLED_WITHIN: Duration = Duration::from_secs(1);
 /// Guests get most of the half minute; the host needs the rest.
 const GUESTS_END_WITHIN: Duration = Duration::from_secs(20);
 /// What learners are told: a close frame's reason, of at most 123 bytes.
 const NOTICE: &str =
     "the cloud takes this seat's host away; ask your instructor, or connect again in a while";
 
-/// Waits for the notice, and prepares for the end when it comes.
-pub(crate) async fn watch(host: String, app: Weak<App>, closing: CancellationToken) {
-    let noticed = tokio::select! {
-        () = notice(&host) => true,
-        () = closing.cancelled() => false,
-    };
+/// Whether an earlier agent process was told that this instance, as it was booted last, is taken away. The metadata server
+/// may take it back, if it answers at once; nobody waits for it for long.
+///
+/// # Errors
+/// When it can't be read or written.
+pub(crate) async fn remembered(state: &State, host: Option<&str>) -> Result<bool, StateError> {
+    let Some(host) = host else { return Ok(false) };
+    if !state.is_preempted()? {
+        return Ok(false);
+    }
+    let answer = tokio::time::timeout(RECALLED_WITHIN, ask(host, None)).await;
+    if let Ok(Ok(Some(Value { text, .. }))) = answer
+        && text.eq_ignore_ascii_case("false")
+    {
+        state.set_preempted(false)?;
+        return Ok(false);
+    }
+    Ok(true)
+}
+
+/// Waits for the notice, unless it was `noticed` before, and prepares for the end when it comes.
+pub(crate) async fn watch(host: String, app: Weak<App>, closing: CancellationToken, noticed: bool) {
+    let noticed = noticed
+        || tokio::select! {
+            () = notice(&host) => true,
+            () = closing.cancelled() => false,
+        };
     if let (true, Some(app)) = (noticed, app.upgrade()) {
         prepare_for_the_end(&app).await;
     }

@@ -20,7 +20,7 @@ use crate::error::AgentError;
 use crate::host::Host;
 use crate::state::{State, StateError};
 use crate::tls::{Identity, TlsError};
-use crate::{keys, routes, tls};
+use crate::{keys, preemption, routes, tls};
 
 /// How long what was begun may take after the stop.
 const FINISH_WITHIN: Duration = Duration::from_secs(20);
@@ -118,7 +118,8 @@ pub async fn start(
         let session = revoked.session;
         gateway.end_session(&session.session_id, &EndedWhy::Other(session.reason));
     }
-    let app = App::new(host, gateway, state, token, worker_id, config);
+    let preempted = preemption::remembered(&state, config.metadata.as_deref()).await?;
+    let app = App::new(host, gateway, state, token, worker_id, config, preempted);
     let stop = CancellationToken::new();
     let router = routes::router(Arc::clone(&app));
     let scheme = if served_over.is_some() { "https" } else { "http" };

@@ -1,4 +1,5 @@
-//! The agent's own small files in `STATE_DIR`: who it is, whether it drains, whose tokens it accepts.
+//! The agent's own small files in `STATE_DIR`: who it is, whether it drains, whether its host is taken away, whose tokens it
+//! accepts.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -21,6 +22,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 const WORKER_ID: &str = "worker-id";
 const DRAINING: &str = "draining";
+const PREEMPTED: &str = "preempted";
 const OWNERS: &str = "owners.json";
 const KEYS: &str = "seat-keys.json";
 const REVOKED: &str = "revoked.json";
@@ -139,14 +141,23 @@ impl State {
     /// # Errors
     /// See [`StateError`].
     pub fn set_draining(&self, draining: bool) -> Result<(), StateError> {
-        if draining {
-            return self.write(DRAINING, b"");
-        }
-        let path = self.dir.join(DRAINING);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
-            _ => Ok(()),
-        }
+        if draining { self.write(DRAINING, b"") } else { self.remove(DRAINING) }
+    }
+
+    /// Whether, since this host was booted, it was said to be taken away.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub fn is_preempted(&self) -> Result<bool, StateError> {
+        Ok(read(&self.dir.join(PREEMPTED))?.is_some_and(|boot| !boot.is_empty() && boot.trim() == boot_id()))
+    }
+
+    /// Remembers, until this host is booted again, whether it is taken away.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub fn set_preempted(&self, preempted: bool) -> Result<(), StateError> {
+        if preempted { self.write(PREEMPTED, boot_id().as_bytes()) } else { self.remove(PREEMPTED) }
     }
 
     /// Who made which VM, by seat.
@@ -216,6 +227,14 @@ impl State {
         self.write(name, &bytes)
     }
 
+    fn remove(&self, name: &str) -> Result<(), StateError> {
+        let path = self.dir.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
     /// On disk, whole or not at all, when it returns.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
         let (path, draft) = (self.dir.join(name), self.dir.join(format!("{name}.draft")));
@@ -229,6 +248,12 @@ impl State {
         };
         put().map_err(io_error("write", &path))
     }
+}
+
+/// Another after every boot of this host: random(4). Nothing where the kernel doesn't say.
+fn boot_id() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
 }
 
 fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
@@ -270,6 +295,22 @@ mod tests {
         state.set_draining(false).unwrap();
         state.set_draining(false).unwrap();
         assert!(!state.is_draining());
+    }
+
+    #[test]
+    fn a_host_is_taken_away_until_it_is_booted_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path()).unwrap();
+        assert!(!state.is_preempted().unwrap());
+        state.set_preempted(true).unwrap();
+        drop(state);
+        let state = State::open(dir.path()).unwrap();
+        assert!(state.is_preempted().unwrap());
+        state.write(PREEMPTED, b"b1c7a9f0-0000-0000-0000-000000000000").unwrap();
+        assert!(!state.is_preempted().unwrap(), "of an earlier boot");
+        state.set_preempted(true).unwrap();
+        state.set_preempted(false).unwrap();
+        assert!(!state.is_preempted().unwrap());
     }
 
     #[test]

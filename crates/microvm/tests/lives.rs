@@ -252,6 +252,25 @@ async fn a_removal_that_leaves_something_says_so_and_goes_on() {
     assert_eq!(installation.leftovers(), Vec::<String>::new());
 }
 
+/// What a wish begins is begun before it is known whether the wish stands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_that_comes_with_a_wish_is_what_holds() {
+    let installation = Installation::new();
+    let runtime = installation.open().await;
+    let key = key("a", 1);
+    for generation in (1..40).step_by(2) {
+        let removal = Generation(generation + 1);
+        let apply = runtime.apply(desired(&installation, &key, generation));
+        let (applied, removed) = tokio::join!(apply, runtime.remove(&key, removal));
+        removed.unwrap();
+        assert!(matches!(applied, Ok(()) | Err(RuntimeError::StaleGeneration { .. })), "{applied:?}");
+        // The first may have come before there was anything to remove.
+        runtime.remove(&key, removal).await.unwrap();
+        assert_eq!(installation.leftovers(), Vec::<String>::new());
+        assert_eq!(runtime.vms(), Vec::new());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_process_at_a_time_serves_a_state_directory() {
     let installation = Installation::new();

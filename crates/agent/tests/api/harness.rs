@@ -85,6 +85,12 @@ impl Agent {
         self.running = Some(run(&self.dir, &self.world, &self.settings).await.unwrap());
     }
 
+    /// From the next start on.
+    pub(crate) fn change(&mut self, name: &'static str, value: &str) {
+        self.settings.retain(|(setting, _)| *setting != name);
+        self.settings.push((name, value.to_owned()));
+    }
+
     pub(crate) fn running(&self) -> &Running {
         self.running.as_ref().unwrap()
     }

@@ -91,11 +91,37 @@ async fn a_preempted_worker_drains_and_tells_its_learners() {
     agent.delete("/vms/w/1").await.is(204);
     assert!(metadata.asked.load(Ordering::Relaxed) < 5, "it asks all the time");
 
-    // A host that comes back, or is another one: nothing of it is remembered.
+    // Where the metadata server says that it isn't so, it isn't.
     metadata.preempted.send_replace(false);
     agent.restart().await;
     let info = agent.get("/info").await.is(200);
     assert_eq!((&info.body["preempted"], &info.body["draining"]), (&json!(false), &json!(false)));
+}
+
+#[tokio::test]
+async fn an_agent_that_starts_again_before_the_end_remembers_it() {
+    let (metadata, host) = Metadata::start().await;
+    let settings = vec![("METADATA", "on".to_owned()), ("GCE_METADATA_HOST", host)];
+    let mut agent = Agent::set(quick(), settings).await;
+    agent.vm("w", 1).await;
+    metadata.preempted.send_replace(true);
+    wait_for("the agent to be told", Duration::from_secs(10), async || {
+        (agent.get("/info").await.is(200).body["preempted"] == true).then_some(())
+    })
+    .await;
+
+    // The metadata server may be gone before the instance is.
+    agent.change("GCE_METADATA_HOST", "127.0.0.1:1");
+    agent.restart().await;
+    let info = agent.get("/info").await.is(200);
+    assert_eq!((&info.body["preempted"], &info.body["draining"]), (&json!(true), &json!(true)));
+    agent.post("/vms", json!({"workshop_id": "w", "seat_id": 2})).await.refused(503, "draining");
+
+    // Who does not follow the notice is not held to it.
+    agent.change("METADATA", "off");
+    agent.restart().await;
+    assert_eq!(agent.get("/info").await.is(200).body["preempted"], false);
+    agent.vm("w", 2).await;
 }
 
 #[tokio::test]

@@ -10,7 +10,8 @@
 //! The first word is the start of the rest's BLAKE3. A line that does not match (torn, or damaged on disk) goes to
 //! `journal.damaged` and the rest is read on; a VM that loses its record by that is found by its instance and removed.
 //!
-//! An intent is on disk before anything is made: [`Journal::write`] and then [`Journal::synced`]. What follows is only
+//! An intent is written before anything is made ([`Journal::write`]), and on disk before a VMM is started or anybody is
+//! answered ([`Journal::synced`]): what is made meanwhile goes with the host, or is found by its name. What follows is only
 //! written: it outlives this process at once, and should the host go down too, so have the VMs that it speaks of. One
 //! thread syncs for all who wait. The log is rewritten when most of it is history. Why a log: docs/adr/0061-vm-journal.md.
 
