@@ -1,57 +1,10 @@
-//! Compute Engine's resources: the fields that we write or read, under the names of the discovery document. Unknown fields of
-//! answers are ignored.
+//! Virtual machines, and what they are made of.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The last part of a resource's URL: its name.
-#[must_use]
-pub fn last_segment(url: &str) -> &str {
-    url.rsplit('/').next().unwrap_or(url)
-}
-
-macro_rules! resource {
-    ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* }) => {
-        $(#[$meta])*
-        #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        pub struct $name {
-            $($(#[$field_meta])* #[serde(default, skip_serializing_if = "Option::is_none")] pub $field: Option<$type>,)*
-        }
-    };
-}
-
-macro_rules! status {
-    ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $text:literal,)* }) => {
-        $(#[$meta])*
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-        pub enum $name {
-            $($(#[$variant_meta])* #[serde(rename = $text)] $variant,)*
-            /// One that this version does not know.
-            #[default]
-            #[serde(other, rename = "UNKNOWN")]
-            Unknown,
-        }
-
-        impl $name {
-            /// As the API spells it.
-            #[must_use]
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $text,)*
-                    Self::Unknown => "UNKNOWN",
-                }
-            }
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.pad(self.as_str())
-            }
-        }
-    };
-}
+use super::{last_segment, resource, status};
 
 status! {
     /// An instance's life cycle.
@@ -88,34 +41,6 @@ impl InstanceStatus {
     #[must_use]
     pub fn is_stopped(self) -> bool {
         matches!(self, Self::Terminated | Self::Stopped)
-    }
-}
-
-status! {
-    /// A snapshot's life.
-    SnapshotStatus {
-        /// Being made.
-        Creating = "CREATING",
-        /// Being uploaded.
-        Uploading = "UPLOADING",
-        /// It can be used.
-        Ready = "READY",
-        /// It could not be made.
-        Failed = "FAILED",
-        /// Being deleted.
-        Deleting = "DELETING",
-    }
-}
-
-status! {
-    /// An operation's life.
-    OperationStatus {
-        /// Not yet begun.
-        Pending = "PENDING",
-        /// At it.
-        Running = "RUNNING",
-        /// Over, with or without errors.
-        Done = "DONE",
     }
 }
 
@@ -360,162 +285,6 @@ resource! {
 }
 
 resource! {
-    /// A disk.
-    Disk {
-        /// Given by the API; never used again.
-        id: String,
-        /// RFC 1035 label.
-        name: String,
-        /// URL of the zone.
-        zone: String,
-        /// `CREATING`, `RESTORING`, `READY`, `FAILED`, `DELETING` or `UNAVAILABLE`.
-        status: String,
-        /// GB, as text.
-        size_gb: String,
-        /// URL of the disk type.
-        r#type: String,
-        /// URLs of the instances that it is attached to.
-        users: Vec<String>,
-        /// URL of the snapshot that it was made of.
-        source_snapshot: String,
-        /// Id of that snapshot.
-        source_snapshot_id: String,
-        /// URL of the image that it was made of.
-        source_image: String,
-        /// For people and for filters.
-        labels: BTreeMap<String, String>,
-        /// RFC 3339.
-        creation_timestamp: String,
-    }
-}
-
-impl Disk {
-    /// The disk's name, or nothing.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        self.name.as_deref().unwrap_or_default()
-    }
-}
-
-resource! {
-    /// A snapshot of a disk.
-    Snapshot {
-        /// Given by the API; never used again.
-        id: String,
-        /// RFC 1035 label.
-        name: String,
-        /// Shown to people.
-        description: String,
-        /// Whether it can be used.
-        status: SnapshotStatus,
-        /// RFC 3339.
-        creation_timestamp: String,
-        /// URL of the disk.
-        source_disk: String,
-        /// Id of that disk.
-        source_disk_id: String,
-        /// GB of the disk, as text.
-        disk_size_gb: String,
-        /// Bytes stored, as text.
-        storage_bytes: String,
-        /// For people and for filters.
-        labels: BTreeMap<String, String>,
-        /// Has to be given back when labels are set.
-        label_fingerprint: String,
-    }
-}
-
-impl Snapshot {
-    /// The snapshot's name, or nothing.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        self.name.as_deref().unwrap_or_default()
-    }
-
-    /// Whether it can be used.
-    #[must_use]
-    pub fn status(&self) -> SnapshotStatus {
-        self.status.unwrap_or_default()
-    }
-}
-
-resource! {
-    /// Something that takes a while.
-    Operation {
-        /// Given by the API.
-        id: String,
-        /// Its name, to ask after it.
-        name: String,
-        /// `insert`, `delete`, `start`, `stop`, `createSnapshot`, `compute.instances.preempted`, …
-        operation_type: String,
-        /// Whether it is over.
-        status: OperationStatus,
-        /// What it is about, for people.
-        status_message: String,
-        /// 0 to 100.
-        progress: u32,
-        /// URL of what it changes.
-        target_link: String,
-        /// Id of what it changes.
-        target_id: String,
-        /// URL of its zone; none: a global one.
-        zone: String,
-        /// RFC 3339.
-        insert_time: String,
-        /// RFC 3339.
-        start_time: String,
-        /// RFC 3339.
-        end_time: String,
-        /// What went wrong.
-        error: OperationErrors,
-        /// What somebody should know.
-        warnings: Vec<Warning>,
-        /// The status that the error would have had as an answer.
-        http_error_status_code: u16,
-        /// And its message.
-        http_error_message: String,
-    }
-}
-
-impl Operation {
-    /// Name of the thing that is changed.
-    #[must_use]
-    pub fn target(&self) -> &str {
-        last_segment(self.target_link.as_deref().unwrap_or_default())
-    }
-}
-
-resource! {
-    /// What went wrong with an operation.
-    OperationErrors {
-        /// One or more.
-        errors: Vec<OperationErrorItem>,
-    }
-}
-
-resource! {
-    /// One thing that went wrong.
-    OperationErrorItem {
-        /// `QUOTA_EXCEEDED`, `ZONE_RESOURCE_POOL_EXHAUSTED`, …
-        code: String,
-        /// For people.
-        message: String,
-        /// The field that is at fault.
-        location: String,
-    }
-}
-
-resource! {
-    /// What somebody should know of an operation.
-    Warning {
-        /// `DISK_SIZE_LARGER_THAN_IMAGE_SIZE`, …
-        code: String,
-        /// For people.
-        message: String,
-    }
-}
-
-resource! {
     /// A piece of a serial console.
     SerialPortOutput {
         /// The text.
@@ -525,14 +294,4 @@ resource! {
         /// Where the next piece begins.
         next: String,
     }
-}
-
-/// A page of a list.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase", bound = "T: serde::de::DeserializeOwned")]
-pub(crate) struct Page<T> {
-    #[serde(default = "Vec::new")]
-    pub(crate) items: Vec<T>,
-    #[serde(default)]
-    pub(crate) next_page_token: Option<String>,
 }
