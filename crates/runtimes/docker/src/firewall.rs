@@ -179,7 +179,7 @@ table inet {table} {{
 }
 
 /// The name servers that the Engine hands to containers. Loopback ones it asks from the host, not from the seat.
-fn resolvers() -> Vec<Ipv4Addr> {
+pub(crate) fn resolvers() -> Vec<Ipv4Addr> {
     let servers = |path: &str| -> Vec<Ipv4Addr> {
         std::fs::read_to_string(path)
             .unwrap_or_default()

@@ -1,6 +1,6 @@
 //! One network per workshop: made with its first seat, gone with its last.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::{Mutex as StdMutex, PoisonError};
 
@@ -9,10 +9,10 @@ use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
 use bollard::query_parameters::ListNetworksOptions;
 use clarateach_ids::WorkshopId;
 use clarateach_runtime::{Egress, RuntimeError};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 
 use crate::engine::{Engine, status, words};
-use crate::firewall::Firewall;
+use crate::firewall::{Firewall, resolvers};
 use crate::naming::{Naming, Role};
 
 /// Docker's own pools hold about thirty networks, and are other people's too. Ours are cut from here.
@@ -21,6 +21,24 @@ const POOL: Subnet = Subnet { address: Ipv4Addr::new(10, 192, 0, 0), prefix: 12 
 const PREFIX: u8 = 23;
 /// How many candidates are offered before giving up: others may take one while we look.
 const OFFERS: usize = 16;
+
+const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
+
+/// How networks are called whose seats ask the host's name servers themselves.
+///
+/// An Engine up to 20.10 starts its own resolver in every container of a network that somebody made, and execs itself
+/// and iptables a dozen times for it (moby/moby#40516): a quarter of the processor time of a start. It doesn't where the
+/// name of the network is not one that people could have chosen, as `bridge`, or one that starts so.
+const PLAIN: &str = "container:";
+/// The API of Engine 20.10, the last on which that was measured.
+const DEAR_API: (u32, u32) = (1, 41);
+
+/// Whether an Engine with this version of the API pays dearly for its resolver.
+fn is_dear(api: &str) -> bool {
+    let version =
+        api.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    version.is_some_and(|version: (u32, u32)| version <= DEAR_API)
+}
 
 /// An IPv4 range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,11 +69,13 @@ impl Subnet {
 pub(crate) struct Networks {
     /// One change at a time: the Engine happily makes two networks with one name.
     change: Mutex<()>,
-    known: StdMutex<HashSet<String>>,
+    /// Networks by the names of their bridges.
+    known: StdMutex<HashMap<String, String>>,
+    plain: OnceCell<bool>,
 }
 
 impl Networks {
-    fn known(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, String>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -64,7 +84,7 @@ impl Networks {
         self.known().clear();
     }
 
-    /// The name of the workshop's network, which is there when this returns, with the firewall in place.
+    /// The id of the workshop's network, which is there when this returns, with the firewall in place.
     pub(crate) async fn ensure(
         &self,
         engine: &Engine,
@@ -73,36 +93,55 @@ impl Networks {
         firewall: &Firewall,
         (workshop, egress): (&WorkshopId, Egress),
     ) -> Result<String, RuntimeError> {
-        let name = naming.network(workshop, egress);
-        if self.known().contains(&name) {
-            return Ok(name);
+        let bridge = naming.bridge(workshop, egress);
+        if let Some(known) = self.known().get(&bridge) {
+            return Ok(known.clone());
         }
         let _change = self.change.lock().await;
-        if self.known().contains(&name) {
-            return Ok(name);
+        if let Some(known) = self.known().get(&bridge) {
+            return Ok(known.clone());
         }
         firewall.raise().await;
-        let bridge = naming.bridge(workshop, egress);
         let networks =
             docker.list_networks(None).await.map_err(|error| engine.failure("list networks", &error))?;
-        let there = networks.iter().any(|network| {
-            network.name.as_deref() == Some(&name)
+        // By its bridge: what it is called depends on the Engine that it was made on.
+        let there = networks.iter().find(|network| {
+            network.options.as_ref().and_then(|options| options.get(BRIDGE_NAME)) == Some(&bridge)
                 && network.labels.as_ref().and_then(|labels| naming.workshop_of(labels)).as_ref()
                     == Some(workshop)
         });
-        if !there {
-            let taken: Vec<Subnet> = networks
-                .iter()
-                .filter_map(|network| network.ipam.as_ref()?.config.as_ref())
-                .flatten()
-                .filter_map(|config| Subnet::parse(config.subnet.as_deref()?))
-                .chain(routes())
-                .collect();
-            create(engine, docker, naming, (workshop, egress), &taken).await?;
-        }
+        let id = match there.and_then(|network| network.id.clone()) {
+            Some(id) => id,
+            None => {
+                let taken: Vec<Subnet> = networks
+                    .iter()
+                    .filter_map(|network| network.ipam.as_ref()?.config.as_ref())
+                    .flatten()
+                    .filter_map(|config| Subnet::parse(config.subnet.as_deref()?))
+                    .chain(routes())
+                    .collect();
+                let plain = egress == Egress::Internet && self.plain(engine, docker).await?;
+                let name = naming.network(workshop, egress);
+                let name = if plain { format!("{PLAIN}{name}") } else { name };
+                create(engine, docker, naming, (workshop, egress), name, &taken).await?
+            }
+        };
         firewall.look_for(&bridge);
-        self.known().insert(name.clone());
-        Ok(name)
+        self.known().insert(bridge, id.clone());
+        Ok(id)
+    }
+
+    /// Whether seats are better off without the Engine's own resolver, see [`PLAIN`].
+    async fn plain(&self, engine: &Engine, docker: &Docker) -> Result<bool, RuntimeError> {
+        let ask = async {
+            let version = docker
+                .version()
+                .await
+                .map_err(|error| engine.failure("ask for the Engine's version", &error))?;
+            // Without the resolver a seat asks the host's name servers: there have to be some that it can reach.
+            Ok(version.api_version.is_some_and(|api| is_dear(&api)) && !resolvers().is_empty())
+        };
+        self.plain.get_or_try_init(|| ask).await.copied()
     }
 
     /// Removes the networks of workshops for which `in_use` says no, and the firewall with the last of all.
@@ -129,9 +168,7 @@ impl Networks {
                 left += 1;
                 continue;
             }
-            if let Some(name) = &network.name {
-                self.known().remove(name);
-            }
+            self.known().retain(|_, known| *known != id);
             match docker.remove_network(&id).await {
                 Ok(()) => {}
                 Err(error) if status(&error) == Some(404) => {}
@@ -155,16 +192,16 @@ async fn create(
     docker: &Docker,
     naming: &Naming,
     (workshop, egress): (&WorkshopId, Egress),
+    name: String,
     taken: &[Subnet],
-) -> Result<(), RuntimeError> {
-    let name = naming.network(workshop, egress);
+) -> Result<String, RuntimeError> {
     let operation = format!("create the network of workshop {workshop}");
     let mut refusal = "every subnet of 10.192.0.0/12 is taken".to_owned();
     for subnet in free_subnets(workshop, taken).take(OFFERS) {
         let ipam =
             IpamConfig { subnet: Some(format!("{}/{}", subnet.address, PREFIX)), ..Default::default() };
         let options = HashMap::from([
-            ("com.docker.network.bridge.name".to_owned(), naming.bridge(workshop, egress)),
+            (BRIDGE_NAME.to_owned(), naming.bridge(workshop, egress)),
             ("com.docker.network.bridge.enable_icc".to_owned(), "false".to_owned()),
         ]);
         let request = NetworkCreateRequest {
@@ -179,7 +216,7 @@ async fn create(
             ..Default::default()
         };
         match docker.create_network(request).await {
-            Ok(_) => return Ok(()),
+            Ok(made) => return Ok(made.id),
             Err(error) if is_overlap(&error) => words(&error).clone_into(&mut refusal),
             Err(error) => return Err(engine.failure(operation, &error)),
         }
@@ -227,6 +264,13 @@ mod tests {
 
     fn subnet(text: &str) -> Subnet {
         Subnet::parse(text).unwrap()
+    }
+
+    #[test]
+    fn engines_after_20_10_keep_their_resolver() {
+        for (api, dear) in [("1.40", true), ("1.41", true), ("1.42", false), ("2.0", false), ("", false)] {
+            assert_eq!(is_dear(api), dear, "{api}");
+        }
     }
 
     #[test]
