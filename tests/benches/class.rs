@@ -159,8 +159,15 @@ fn main() {
         all_ready(&server, &warm).await;
         println!("{count} learners within {over:?}, image {image}; bare containers wait from a common start");
         for _ in 0..2 {
-            bare("bare containers on docker0", &image, "bridge", count);
-            bare("bare containers on a network of their own", &image, &network, count);
+            for (what, network) in [
+                ("bare containers on docker0", "bridge"),
+                ("bare containers on a network of their own", &network),
+            ] {
+                let (image, network) = (image.clone(), network.to_owned());
+                // Beside this thread, which has to see which connections the server closes meanwhile.
+                let measured = tokio::task::spawn_blocking(move || bare(what, &image, &network, count));
+                measured.await.expect("measured");
+            }
             class(&server, count, over).await;
         }
         server.delete(&format!("/api/workshops/{warm}")).await;
