@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::chance::Chance;
 use crate::cluster::{Cluster, SERVERS, WORKERS};
-use crate::wires::Cut;
+use crate::wires::{self, Cut};
 
 /// From then on a control plane counts a worker as lost, see docs/operations.md.
 const LOST_AFTER: usize = 60_000;
@@ -17,10 +17,14 @@ pub(crate) enum Fault {
     KillPostgres,
     CutWorker(usize, Cut),
     CutServer(usize, Cut),
+    /// PostgreSQL runs, and nothing that is said to it arrives.
+    CutPostgres,
 }
 
 /// The kinds of faults.
-pub(crate) const KINDS: usize = 5;
+const KINDS: usize = 6;
+/// Rounds of the short form: each kind once but the last, which PostgreSQL's death stands for there.
+pub(crate) const SHORT: usize = 5;
 
 impl Fault {
     /// One of a kind, somewhere.
@@ -31,7 +35,8 @@ impl Fault {
             1 => Self::CutWorker(chance.below(WORKERS), cut),
             2 => Self::KillServer(chance.below(SERVERS)),
             3 => Self::KillPostgres,
-            _ => Self::CutServer(chance.below(SERVERS), cut),
+            4 => Self::CutServer(chance.below(SERVERS), cut),
+            _ => Self::CutPostgres,
         }
     }
 
@@ -42,6 +47,7 @@ impl Fault {
             Self::KillPostgres => cluster.postgres.kill(),
             Self::CutWorker(n, how) => cluster.workers[n].place.cut(how),
             Self::CutServer(n, how) => cluster.servers[n].place.cut(how),
+            Self::CutPostgres => wires::cut_port(cluster.postgres.port()),
         }
     }
 
@@ -52,6 +58,7 @@ impl Fault {
             Self::KillPostgres => cluster.postgres.resume(),
             Self::CutWorker(n, how) => cluster.workers[n].place.mend(how),
             Self::CutServer(n, how) => cluster.servers[n].place.mend(how),
+            Self::CutPostgres => wires::mend_port(),
         }
     }
 }

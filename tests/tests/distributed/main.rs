@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use chance::Chance;
 use clarateach_testkit::skip;
 use cluster::{Cluster, Kind, SERVERS, WORKERS};
-use faults::KINDS;
+use faults::SHORT;
 use school::{School, Size};
 use wires::Net;
 
@@ -24,7 +24,7 @@ use wires::Net;
 #[test]
 fn nobody_loses_a_seat_whatever_is_killed_or_cut_off() {
     let size = Size { seats: 30, first: 15, extra: 3 };
-    let rounds = setting("CLARATEACH_KILLS").map_or(KINDS, |kills| kills as usize);
+    let rounds = setting("CLARATEACH_KILLS").map_or(SHORT, |kills| kills as usize);
     run("nobody_loses_a_seat_whatever_is_killed_or_cut_off", Kind::simulated, size, rounds);
 }
 
@@ -32,7 +32,7 @@ fn nobody_loses_a_seat_whatever_is_killed_or_cut_off() {
 #[test]
 fn nobody_loses_a_microvm_whatever_is_killed_or_cut_off() {
     let size = Size { seats: 4, first: 2, extra: 0 };
-    run("nobody_loses_a_microvm_whatever_is_killed_or_cut_off", Kind::qemu, size, KINDS);
+    run("nobody_loses_a_microvm_whatever_is_killed_or_cut_off", Kind::qemu, size, SHORT);
 }
 
 /// On a thread of its own: it moves to another network, and all that it starts with it.

@@ -71,6 +71,20 @@ impl Net {
     }
 }
 
+/// Drops what comes over the wire to a port of the middle, and tells nobody. To be called in the test's own network.
+pub(crate) fn cut_port(port: u16) {
+    let statement = format!(
+        "add table inet cut; add chain inet cut drops {{ type filter hook input priority -300; }}; \
+         add rule inet cut drops iifname middle tcp dport {port} drop"
+    );
+    let _ = leaks::run("nft", &[&statement]);
+}
+
+/// Undoes [`cut_port`].
+pub(crate) fn mend_port() {
+    let _ = leaks::run("nft", &["delete table inet cut"]);
+}
+
 impl Drop for Net {
     fn drop(&mut self) {
         for place in &self.hosts {
