@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use clarateach_store::{Placement, SeatRecord};
 use clarateach_testkit::wait_for;
 use serde_json::json;
 
@@ -132,6 +133,31 @@ async fn what_does_not_fit_waits_for_room() {
     assert_eq!((added.status, &added.body["worker"]["state"]), (201, &json!("alive")), "{}", added.body);
     server.until(&workshop, &["ready"]).await;
     assert_eq!(hosts.counts(), [3, 2]);
+}
+
+/// The database has written down where a seat goes and its answer was lost, so the server knows nothing of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_placement_that_nobody_was_told_of_keeps_no_workshop_from_going() {
+    let hosts = Hosts::new(1, 2);
+    let server = Server::start(&hosts).await;
+    server.until_worker("w1", "alive").await;
+    let (workshop, _) = server.create(3).await;
+    let id = workshop.parse().unwrap();
+    let store = &server.running.as_ref().unwrap().app.store;
+    wait_for("a placement that only the database knows of", PATIENCE, || async {
+        let seats = store.seats(&id).await.unwrap();
+        let full = |seat: &SeatRecord| seat.reason.as_ref().is_some_and(|(code, _)| code == "AT_CAPACITY");
+        let (seat, _) = seats.into_iter().find(|(seat, _)| full(seat))?;
+        let worker = "w1:9090".to_owned();
+        // Meanwhile the seat may have got its next make.
+        store.place(None, Placement { key: seat.key, generation: seat.generation, worker }).await.ok()
+    })
+    .await;
+    assert_eq!(store.placements(Some(&id)).await.unwrap().len(), 3);
+    server.delete(&workshop).await;
+    server.until_gone(&workshop).await;
+    assert_eq!(store.placements(None).await.unwrap(), []);
+    assert_eq!(hosts.counts(), [0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

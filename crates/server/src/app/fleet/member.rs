@@ -189,8 +189,14 @@ impl Member {
     }
 
     /// Takes over a record that still names the same agent and token.
-    pub fn update(&self, record: WorkerRecord) {
+    pub fn update(&self, mut record: WorkerRecord) {
         let mut seen = lock(&self.seen);
+        // It may have been read before the kind was noted here.
+        record.kind = record.kind.or_else(|| seen.record.kind.clone());
+        // What another server found out counts here too: seats that it placed there are there.
+        if seen.kind.is_none() {
+            seen.kind = record.kind.as_deref().and_then(|kind| kind.parse().ok());
+        }
         if seen.record.wish == WorkerWish::Draining && record.wish == WorkerWish::Active {
             seen.undrain = true;
         }
@@ -397,12 +403,10 @@ impl Member {
             .record(began.elapsed().as_secs_f64());
         match result {
             Ok(sighting) => {
-                let noted = self.meet(sighting, around);
-                if let Some(kind) = noted
-                    && let Err(error) = store.note_worker_kind(&self.id, kind.as_str()).await
-                {
-                    tracing::debug!(worker = %self.id, %error, "the worker's kind could not be noted");
-                }
+                // Before anything is placed there: a server that never reached it, and takes over what is placed, must know
+                // whose seats to look for.
+                self.note_kind(&sighting, store).await;
+                self.meet(sighting, around);
                 self.tell_all(around).await;
             }
             Err(error) => {
@@ -429,8 +433,20 @@ impl Member {
         }
     }
 
-    /// Takes in what it says of itself. Gives its kind if that is news.
-    fn meet(&self, sighting: Sighting, around: &Surroundings) -> Option<RuntimeKind> {
+    /// Writes down which kind of seats it makes, if that is news to the store.
+    async fn note_kind(&self, sighting: &Sighting, store: &dyn Store) {
+        let Ok(kind) = sighting.info.vmm.kind.parse::<RuntimeKind>() else { return };
+        if self.with(|seen| seen.record.kind.as_deref() == Some(kind.as_str())) {
+            return;
+        }
+        match store.note_worker_kind(&self.id, kind.as_str()).await {
+            Ok(()) => lock(&self.seen).record.kind = Some(kind.as_str().to_owned()),
+            Err(error) => tracing::debug!(worker = %self.id, %error, "the worker's kind could not be noted"),
+        }
+    }
+
+    /// Takes in what it says of itself.
+    fn meet(&self, sighting: Sighting, around: &Surroundings) {
         let speaks = speaks_with(env!("CARGO_PKG_VERSION"), &sighting.info.version);
         let answer = if speaks { Answer::Good } else { Answer::OtherVersion };
         let kind: Option<RuntimeKind> = sighting.info.vmm.kind.parse().ok();
@@ -452,11 +468,10 @@ impl Member {
         seen.last_seen_at = Some(around.clock.now());
         seen.last_error = None;
         seen.sighting = Some(sighting);
-        let news = (kind.is_some() && seen.kind != kind).then_some(kind).flatten();
-        if let Some(kind) = news {
-            seen.kind = Some(kind);
+        let news = kind.is_some() && seen.kind != kind;
+        if news {
+            seen.kind = kind;
         }
-        let record = seen.record.kind.as_deref() != kind.map(RuntimeKind::as_str);
         if first {
             seen.mark += 1;
         }
@@ -464,10 +479,9 @@ impl Member {
         if first {
             self.look.notify_one();
         }
-        if differs || news.is_some() {
+        if differs || news {
             around.changed();
         }
-        kind.filter(|_| record)
     }
 
     /// Tells it what it has not been told yet; what it does not take is told again with the next look.
@@ -714,6 +728,9 @@ impl Seen {
                 return Some(format!(
                     "This server makes {kind} seats itself; set VMM=off (or SIMULATED_RUNTIME=off) to use workers."
                 ));
+            }
+            Ok(kind) if self.record.kind.as_deref() != Some(kind.as_str()) => {
+                return Some(format!("That it makes {kind} seats could not be written down yet."));
             }
             Ok(_) => {}
         }

@@ -65,6 +65,8 @@ pub struct Fleet {
     around: Surroundings,
     members: RwLock<BTreeMap<String, Arc<Member>>>,
     table: Mutex<Table>,
+    /// Workshops whose rows may not be all known here: the store has been asked to write one and didn't say that it did.
+    unread: Mutex<BTreeSet<WorkshopId>>,
     /// What the last merge left over, by seat: matters where nothing is wanted.
     remnants: Mutex<BTreeMap<RuntimeKind, BTreeMap<SeatKey, Generation>>>,
     sweeping: Mutex<BTreeSet<Doomed>>,
@@ -136,6 +138,7 @@ impl Fleet {
                 },
                 members: RwLock::default(),
                 table: Mutex::default(),
+                unread: Mutex::default(),
                 remnants: Mutex::default(),
                 sweeping: Mutex::default(),
                 images: Mutex::default(),
@@ -382,6 +385,24 @@ impl Fleet {
         }
     }
 
+    /// Has who holds what of a workshop read anew before the next look: there may be rows that are not known here.
+    pub fn doubt(&self, workshop: &WorkshopId) {
+        lock(&self.unread).insert(workshop.clone());
+    }
+
+    /// Reads what is doubted; where the store fails it stays so.
+    async fn read_doubted(&self) {
+        let doubted = std::mem::take(&mut *lock(&self.unread));
+        let mut left = doubted.into_iter();
+        while let Some(workshop) = left.next() {
+            if let Err(error) = self.read_placements(Some(&workshop)).await {
+                tracing::debug!(%error, %workshop, "who holds what could not be read");
+                lock(&self.unread).extend(std::iter::once(workshop).chain(left));
+                return;
+            }
+        }
+    }
+
     /// After a lease was gained: what was known may have been changed by another server, so nothing of it is believed.
     ///
     /// # Errors
@@ -591,7 +612,13 @@ impl Fleet {
             .leases
             .fence(&placement.key.workshop)
             .map_err(|_| StoreError::Fenced { lease: "reconcile".to_owned() })?;
-        let placed = self.store.place(fence.as_ref(), placement).await?;
+        let workshop = placement.key.workshop.clone();
+        let placed = self.store.place(fence.as_ref(), placement).await.inspect_err(|error| {
+            // Unless it was refused, it may have been written all the same.
+            if matches!(error, StoreError::Unavailable { .. } | StoreError::Internal { .. }) {
+                self.doubt(&workshop);
+            }
+        })?;
         lock(&self.table).put(placed.clone());
         Ok(placed)
     }

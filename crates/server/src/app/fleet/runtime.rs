@@ -339,6 +339,7 @@ impl Runtime for FleetRuntime {
 
     async fn observe(&self) -> Result<Vec<Environment>, RuntimeError> {
         let fleet = self.fleet()?;
+        fleet.read_doubted().await;
         let members = fleet.of_kind(self.kind);
         look(&members).await;
         // Who it is and what it has, at one moment: one host under two addresses has its seats once.

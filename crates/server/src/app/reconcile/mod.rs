@@ -349,7 +349,12 @@ impl Reconciler {
         self.act(workshop, runtime, &mut decided);
         if decided.purge {
             let fence = self.fence(&workshop.id)?;
-            self.app.store.purge_workshop(&workshop.id, fence.as_ref()).await?;
+            let purged = self.app.store.purge_workshop(&workshop.id, fence.as_ref()).await;
+            if matches!(purged, Err(StoreError::Conflict { .. })) {
+                // A worker may hold something of it that is not known here, and that nobody would remove.
+                self.app.fleet.doubt(&workshop.id);
+            }
+            purged?;
             self.app.directory.forget_workshop(&workshop.id);
             let mut desk = lock(&self.desk);
             desk.told_ends.retain(|key, _| key.workshop != workshop.id);

@@ -253,10 +253,12 @@ impl Seat<'_> {
         }
     }
 
-    /// Nobody knows what came of the apply. What is there decides; where nothing is, the seat says why not yet.
+    /// Nobody knows what came of the apply. What is there decides; where nothing is, the seat says why not yet, also one
+    /// that failed for another reason before.
     fn unanswered(&self, reason: &Reason) -> Decision {
         let decision = self.looked_at();
-        let shown = decision.write.state == SeatState::Starting && decision.action.is_some();
+        let shown = matches!(decision.write.state, SeatState::Starting | SeatState::Failed)
+            && decision.action.is_some();
         if !shown {
             return decision;
         }

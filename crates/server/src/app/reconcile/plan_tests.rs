@@ -312,6 +312,32 @@ fn a_free_seat_that_keeps_failing_is_shown_as_failed_and_tried_ever_more_slowly(
 }
 
 #[test]
+fn a_seat_that_failed_says_when_there_is_nobody_to_try_it_again() {
+    let mut world = World::new();
+    while world.seats[0].0.state != SeatState::Failed {
+        world.step(false);
+    }
+    let shown = |world: &World| {
+        let (seat, _) = &world.seats[0];
+        (seat.state, seat.reason.as_ref().map(|(code, _)| code.clone()))
+    };
+    assert_eq!(shown(&world), (SeatState::Failed, Some("RUNTIME_FAILED".to_owned())));
+    // Its last worker is given up.
+    world.now += SignedDuration::from_mins(2);
+    for _ in 0..5 {
+        for (seat, _) in &world.seats {
+            let nobody = Reason::new("RUNTIME_UNAVAILABLE", "There is no worker.");
+            world.failures.insert((seat.key.seat, seat.generation), nobody);
+        }
+        world.step(false);
+        assert_eq!(shown(&world), (SeatState::Failed, Some("RUNTIME_UNAVAILABLE".to_owned())));
+    }
+    world.failures.clear();
+    world.settle();
+    assert_eq!(shown(&world), (SeatState::Ready, None));
+}
+
+#[test]
 fn an_image_that_cannot_be_had_makes_the_workshop_an_error_that_says_so() {
     let mut world = World::new();
     world.image = ImageState::Failed(Reason::new("IMAGE_NOT_FOUND", "no such image"));
