@@ -160,6 +160,47 @@ async fn a_placement_that_nobody_was_told_of_keeps_no_workshop_from_going() {
     assert_eq!(hosts.counts(), [0]);
 }
 
+/// What a server finds that takes over what another one placed, on a worker that it has not reached itself yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn seats_on_a_worker_that_only_another_server_has_reached_are_waited_for() {
+    let hosts = Hosts::new(2, 1);
+    hosts.get("w2").set(|faults| faults.away = true);
+    let server = Server::start(&hosts).await;
+    server.until_worker("w1", "alive").await;
+    let (workshop, _) = server.create(2).await;
+    let id = workshop.parse().unwrap();
+    let app = &server.running.as_ref().unwrap().app;
+    let kind = app.store.workers().await.unwrap().into_iter().find_map(|worker| worker.kind).unwrap();
+    app.store.note_worker_kind("w2:9090", &kind).await.unwrap();
+    wait_for("one seat is placed behind this server's back", PATIENCE, || async {
+        let seats = app.store.seats(&id).await.unwrap();
+        let full = |seat: &SeatRecord| seat.reason.as_ref().is_some_and(|(code, _)| code == "AT_CAPACITY");
+        let (seat, _) = seats.into_iter().find(|(seat, _)| full(seat))?;
+        let worker = "w2:9090".to_owned();
+        app.store.place(None, Placement { key: seat.key, generation: seat.generation, worker }).await.ok()
+    })
+    .await;
+    app.fleet.begin_anew().await.unwrap();
+    let path = format!("/api/workshops/{workshop}");
+    let stopped = server.call("POST", &format!("{path}/stop"), None).await;
+    assert_eq!(stopped.status, 202, "{}", stopped.body);
+    wait_for("nothing is left where it can be reached", PATIENCE, || async {
+        (hosts.counts() == [0, 0]).then_some(())
+    })
+    .await;
+    let until = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < until {
+        assert_eq!(server.get(&path).await["workshop"]["status"], "stopping");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    hosts.get("w2").set(|faults| faults.away = false);
+    wait_for("it is stopped", PATIENCE, || async {
+        (server.get(&path).await["workshop"]["status"] == "stopped").then_some(())
+    })
+    .await;
+    assert_eq!(app.store.placements(Some(&id)).await.unwrap(), []);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_worker_slows_nobody_else() {
     let hosts = Hosts::new(3, 20);
