@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clarateach_api::agent::AgentErrorCode;
 use clarateach_gateway::Gateway;
-use clarateach_ids::{Generation, SeatKey, WorkerId};
+use clarateach_ids::{Generation, InstallationId, SeatKey, WorkerId};
 use clarateach_runtime::{DesiredSeat, Environment, EnvironmentState, Revision, Runtime, RuntimeError};
 use jiff::Timestamp;
 use secrecy::SecretString;
@@ -54,6 +54,8 @@ pub struct App {
     /// Who made which VM.
     pub(crate) owners: Owners,
     draining: AtomicBool,
+    /// The control plane that asked for the drain; none: a person did, or nobody.
+    drained_by: Mutex<Option<InstallationId>>,
     /// Whether this host is about to be taken away. When it has been booted again, that is over.
     preempted: AtomicBool,
     /// Seats that a create is working on.
@@ -100,6 +102,7 @@ impl App {
             gateway,
             owners: Owners::default(),
             draining: AtomicBool::new(state.is_draining()),
+            drained_by: Mutex::new(state.drained_by()),
             preempted: AtomicBool::new(preempted),
             state,
             token,
@@ -142,13 +145,27 @@ impl App {
         self.revision.send_modify(|revision| *revision += 1);
     }
 
-    /// Refuses new VMs from now on, or no longer.
+    /// The control plane that asked for the drain; none where a person did, and where there is none.
+    #[must_use]
+    pub fn drained_by(&self) -> Option<InstallationId> {
+        self.drained_by.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Refuses new VMs from now on, or no longer. Who asked first is remembered, but that a person goes before control
+    /// planes: these end what they asked for, also when they had forgotten about it, and nothing else by themselves.
     ///
     /// # Errors
     /// When it can't be remembered.
-    pub fn set_draining(&self, draining: bool) -> Result<(), AgentError> {
-        self.state.set_draining(draining)?;
+    pub fn set_draining(&self, draining: bool, by: Option<InstallationId>) -> Result<(), AgentError> {
+        let mut drained_by = self.drained_by.lock().unwrap_or_else(PoisonError::into_inner);
+        let by = match by {
+            Some(_) if draining && self.draining.load(Ordering::Relaxed) => drained_by.clone(),
+            by => by.filter(|_| draining),
+        };
+        self.state.set_draining(draining, by.as_ref())?;
+        *drained_by = by;
         self.draining.store(draining, Ordering::Relaxed);
+        drop(drained_by);
         self.host.drain(self.is_draining());
         self.revision.send_modify(|revision| *revision += 1);
         Ok(())

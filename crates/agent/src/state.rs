@@ -136,12 +136,21 @@ impl State {
         self.dir.join(DRAINING).exists()
     }
 
-    /// Remembers whether new VMs are refused.
+    /// The control plane for which new VMs are refused; none where a person asked for it, and where none are refused.
+    #[must_use]
+    pub fn drained_by(&self) -> Option<InstallationId> {
+        read(&self.dir.join(DRAINING)).ok()??.trim().parse().ok()
+    }
+
+    /// Remembers whether new VMs are refused, and for which control plane.
     ///
     /// # Errors
     /// See [`StateError`].
-    pub fn set_draining(&self, draining: bool) -> Result<(), StateError> {
-        if draining { self.write(DRAINING, b"") } else { self.remove(DRAINING) }
+    pub fn set_draining(&self, draining: bool, by: Option<&InstallationId>) -> Result<(), StateError> {
+        if !draining {
+            return self.remove(DRAINING);
+        }
+        self.write(DRAINING, by.map_or("", InstallationId::as_str).as_bytes())
     }
 
     /// Whether, since this host was booted, it was said to be taken away.
@@ -279,7 +288,10 @@ mod tests {
         let state = State::open(dir.path()).unwrap();
         let id = state.worker_id(None).unwrap();
         assert!(!state.is_draining());
-        state.set_draining(true).unwrap();
+        state.set_draining(true, None).unwrap();
+        assert_eq!(state.drained_by(), None);
+        let installation: InstallationId = "i1".parse().unwrap();
+        state.set_draining(true, Some(&installation)).unwrap();
         let keys = SeatKeys { installation_id: "i1".parse().unwrap(), keys: Vec::new() };
         state.set_keys(&keys).unwrap();
         drop(state);
@@ -292,9 +304,11 @@ mod tests {
         state.revoke(vec![Revoked { until: 200, session }], 150).unwrap();
         assert_eq!(state.revoked(150).unwrap().len(), 1);
         assert!(state.is_draining());
-        state.set_draining(false).unwrap();
-        state.set_draining(false).unwrap();
+        assert_eq!(state.drained_by(), Some(installation));
+        state.set_draining(false, None).unwrap();
+        state.set_draining(false, None).unwrap();
         assert!(!state.is_draining());
+        assert_eq!(state.drained_by(), None);
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::IntoResponse;
+use axum::{Extension, Json};
 use clarateach_api::agent::{Drain, DrainBody, HostView, MemoryView, WorkerHealth, WorkerInfo};
+use clarateach_ids::InstallationId;
 
 use super::extract::JsonBody;
 use super::reply::{BodyRefused, Failure, Refused};
@@ -42,6 +43,7 @@ pub(super) async fn info(State(app): State<Arc<App>>) -> Result<Json<WorkerInfo>
         images: facts.images,
         kernel_version: facts.kernel_version,
         draining: app.is_draining(),
+        drained_by: app.drained_by(),
         preempted: app.is_preempted(),
         public_url: app.config.listen.public_url.as_ref().map(ToString::to_string),
         uptime_seconds: app.started.elapsed().as_secs(),
@@ -76,9 +78,10 @@ fn host() -> HostView {
 ))]
 pub(super) async fn drain(
     State(app): State<Arc<App>>,
+    caller: Option<Extension<InstallationId>>,
     JsonBody(wish): JsonBody<Drain>,
 ) -> Result<Json<DrainBody>, Failure> {
-    app.set_draining(wish.draining)?;
+    app.set_draining(wish.draining, caller.map(|Extension(caller)| caller))?;
     tracing::info!(draining = wish.draining, "drain");
     let capacity = app.host.runtime().capacity().await?;
     Ok(Json(DrainBody { draining: app.is_draining(), vm_count: capacity.used }))

@@ -41,6 +41,28 @@ async fn the_worker_keeps_its_name_and_its_drain() {
 }
 
 #[tokio::test]
+async fn a_drain_is_told_from_that_of_a_person() {
+    let mut agent = Agent::new().await;
+    let drain = async |agent: &Agent, draining: bool, by: Option<&str>| {
+        let request = agent.request(Method::POST, "/drain").json(&json!({ "draining": draining }));
+        let request = by.into_iter().fold(request, |r, by| r.header("x-clarateach-installation", by));
+        answer(request).await.is(200);
+        let info = agent.get("/info").await.is(200).body;
+        (info["draining"].clone(), info["drained_by"].clone())
+    };
+    let nobody = json!(null);
+    assert_eq!(drain(&agent, true, Some("one")).await, (json!(true), json!("one")));
+    assert_eq!(drain(&agent, true, Some("two")).await, (json!(true), json!("one")), "who asked first");
+    agent.restart().await;
+    assert_eq!(agent.get("/info").await.is(200).body["drained_by"], "one");
+    assert_eq!(drain(&agent, true, None).await, (json!(true), nobody.clone()), "a person goes first");
+    assert_eq!(drain(&agent, true, Some("one")).await, (json!(true), nobody.clone()));
+    assert_eq!(drain(&agent, false, Some("one")).await, (json!(false), nobody.clone()));
+    assert_eq!(drain(&agent, true, Some("two")).await, (json!(true), json!("two")));
+    assert_eq!(drain(&agent, false, None).await, (json!(false), nobody));
+}
+
+#[tokio::test]
 async fn vms_outlive_the_agent() {
     let mut agent = Agent::new().await;
     agent.vm("w", 1).await;

@@ -1,6 +1,6 @@
 //! The worker itself: health, what it is, its images, drain.
 
-use clarateach_ids::WorkerId;
+use clarateach_ids::{InstallationId, WorkerId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -84,6 +84,10 @@ pub struct WorkerInfo {
     pub kernel_version: Option<String>,
     /// Whether no new VMs are taken.
     pub draining: bool,
+    /// The control plane that asked for the drain; none where a person did, and where there is no drain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub drained_by: Option<InstallationId>,
     /// Whether this host has been told that it is about to be taken away (a preemptible GCP instance).
     #[serde(default)]
     pub preempted: bool,

@@ -92,7 +92,9 @@ impl WorkerClient {
         let room = Capacity { total: info.capacity, used: info.vm_count };
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) =
             Known { kind: Some(kind), room: Some(room) };
-        Ok(Sighting { info, clock_skew: answer.skew, round_trip: answer.round_trip })
+        let us = self.calls.installation.as_ref();
+        let drained_by_us = info.drained_by.as_ref().is_some_and(|by| us.is_some_and(|us| by.as_str() == us));
+        Ok(Sighting { info, drained_by_us, clock_skew: answer.skew, round_trip: answer.round_trip })
     }
 
     async fn ask_watch(&self, since: Revision) -> Result<Revision, RuntimeError> {

@@ -63,6 +63,8 @@ pub trait Worker: Runtime {
 pub struct Sighting {
     /// What it says of itself.
     pub info: WorkerInfo,
+    /// Whether it drains because this installation told it to.
+    pub drained_by_us: bool,
     /// The worker's clock minus ours, to a second; none when it does not say what time it is.
     pub clock_skew: Option<SignedDuration>,
     /// From the question to the answer.

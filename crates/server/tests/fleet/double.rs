@@ -47,6 +47,8 @@ pub struct Host {
     pub capacity: u32,
     pub faults: Mutex<Faults>,
     pub draining: AtomicBool,
+    /// Whether a server told it to drain, and no person.
+    pub drained_by_a_server: AtomicBool,
     pub keys: Mutex<Option<SeatKeys>>,
     pub revoked: Mutex<Vec<String>>,
     /// Who uses a seat there.
@@ -72,6 +74,7 @@ impl Host {
                 no_images: false,
             }),
             draining: AtomicBool::new(false),
+            drained_by_a_server: AtomicBool::new(false),
             keys: Mutex::default(),
             revoked: Mutex::default(),
             at_seats: Mutex::default(),
@@ -194,12 +197,14 @@ impl Worker for Client {
                 images: Vec::new(),
                 kernel_version: None,
                 draining: self.host.draining.load(Ordering::Relaxed),
+                drained_by: None,
                 public_url: None,
                 uptime_seconds: 1,
                 host: HostView { hostname: "h".to_owned(), kernel: "6".to_owned(), cpus: 2 },
                 warnings: Vec::new(),
                 preempted: false,
             },
+            drained_by_us: self.host.drained_by_a_server.load(Ordering::Relaxed),
             clock_skew: Some(faults.skew),
             round_trip: Duration::from_millis(1),
         })
@@ -221,7 +226,10 @@ impl Worker for Client {
     }
     async fn drain(&self, draining: bool) -> Result<DrainBody, RuntimeError> {
         self.answers().await?;
-        self.host.draining.store(draining, Ordering::Relaxed);
+        let before = self.host.draining.swap(draining, Ordering::Relaxed);
+        if !(before && draining) {
+            self.host.drained_by_a_server.store(draining, Ordering::Relaxed);
+        }
         Ok(DrainBody { draining, vm_count: 0 })
     }
 }

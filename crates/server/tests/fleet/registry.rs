@@ -90,6 +90,42 @@ async fn a_drained_worker_keeps_held_seats_and_loses_free_ones() {
     assert!(!hosts.get(&drained).draining.load(Ordering::Relaxed));
 }
 
+/// A worker is away when its drain ends, and the server that was to tell it dies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_drain_outlives_the_server_that_was_told_of_it() {
+    let hosts = Hosts::new(2, 20);
+    let mut server = Server::start(&hosts).await;
+    let path = "/api/admin/workers/w1:9090/drain";
+    for worker in ["w1", "w2"] {
+        server.until_worker(worker, "alive").await;
+    }
+    server.call("POST", path, Some(json!({"draining": true}))).await;
+    wait_for("the agent was told", PATIENCE, || async {
+        hosts.get("w1").draining.load(Ordering::Relaxed).then_some(())
+    })
+    .await;
+    // On the other one a person has done that, at the agent.
+    hosts.get("w2").draining.store(true, Ordering::Relaxed);
+    hosts.get("w1").set(|faults| faults.away = true);
+    let answer = server.call("POST", path, Some(json!({"draining": false}))).await;
+    assert_eq!(answer.body["worker"]["wish"], "active", "{}", answer.body);
+    server.restart(&[("WORKER_AGENTS", &hosts.setting())]).await;
+    assert!(hosts.get("w1").draining.load(Ordering::Relaxed), "nobody could tell it");
+    hosts.get("w1").set(|faults| faults.away = false);
+    wait_for("it takes seats again", PATIENCE, || async {
+        (server.worker("w1").await["takes_seats"] == true).then_some(())
+    })
+    .await;
+    assert!(!hosts.get("w1").draining.load(Ordering::Relaxed));
+    server.until_worker("w2", "alive").await;
+    wait_for("the other one says who drained it", PATIENCE, || async {
+        let problem = server.worker("w2").await["problem"].as_str().map(str::to_owned);
+        problem.is_some_and(|problem| problem.contains("on the worker")).then_some(())
+    })
+    .await;
+    assert!(hosts.get("w2").draining.load(Ordering::Relaxed), "what a person has asked for stays");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forgotten_worker_s_seats_say_so_and_what_comes_back_is_removed() {
     let hosts = Hosts::new(2, 20);

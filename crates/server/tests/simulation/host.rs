@@ -252,6 +252,7 @@ impl Host {
             images: Vec::new(),
             kernel_version: None,
             draining: state.draining,
+            drained_by: None,
             preempted: false,
             public_url: None,
             uptime_seconds: 1,

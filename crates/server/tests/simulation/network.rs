@@ -322,7 +322,10 @@ impl Worker for Line {
         match self.call(Request::Info).await? {
             Answer::Said(info) => {
                 let skew: SignedDuration = self.host.clock.skew() - self.clock.skew();
-                Ok(Sighting { info: *info, clock_skew: Some(skew), round_trip: began.elapsed() })
+                // One installation, and nobody else drains.
+                let drained_by_us = info.draining;
+                let round_trip = began.elapsed();
+                Ok(Sighting { info: *info, drained_by_us, clock_skew: Some(skew), round_trip })
             }
             _ => Err(wrong_answer()),
         }

@@ -407,7 +407,7 @@ impl Member {
                 // whose seats to look for.
                 self.note_kind(&sighting, store).await;
                 self.meet(sighting, around);
-                self.tell_all(around).await;
+                self.tell_all(around, store).await;
             }
             Err(error) => {
                 tracing::debug!(worker = %self.id, %error, "the worker did not say how it is");
@@ -453,9 +453,10 @@ impl Member {
         let mut seen = lock(&self.seen);
         let first = seen.sighting.is_none();
         let differs = seen.sighting.as_ref().is_none_or(|before| {
+            let by_us = (before.drained_by_us, sighting.drained_by_us);
             let (before, now) = (&before.info, &sighting.info);
-            (before.capacity, before.draining, before.preempted, &before.worker_id)
-                != (now.capacity, now.draining, now.preempted, &now.worker_id)
+            (before.capacity, before.draining, by_us.0, before.preempted, &before.worker_id)
+                != (now.capacity, now.draining, by_us.1, now.preempted, &now.worker_id)
         });
         if seen.sighting.as_ref().is_some_and(|before| before.info.worker_id != sighting.info.worker_id) {
             // Another host behind the same address.
@@ -485,24 +486,28 @@ impl Member {
     }
 
     /// Tells it what it has not been told yet; what it does not take is told again with the next look.
-    async fn tell_all(&self, around: &Surroundings) {
-        let (wish, undrain, draining, public, double) = self.with(|seen| {
+    async fn tell_all(&self, around: &Surroundings, store: &dyn Store) {
+        let (wish, undrain, draining, by_us, public, double) = self.with(|seen| {
             let draining = seen.sighting.as_ref().is_some_and(|sighting| sighting.info.draining);
             let public = seen.record.public_url.is_some();
-            (seen.record.wish, seen.undrain, draining, public, seen.same_as.is_some() || seen.is_newcomer())
+            let by_us = seen.is_drained_by_us();
+            let double = seen.same_as.is_some() || seen.is_newcomer();
+            (seen.record.wish, seen.undrain, draining, by_us, public, double)
         });
         let drain = match wish {
             // What is wanted of a host is wanted of it under the name that goes first.
             _ if double => None,
             WorkerWish::Draining if !draining => Some(true),
             WorkerWish::Active if undrain => Some(false),
+            // Who was to tell it that the drain is over may have died first, or an old call came late.
+            WorkerWish::Active if by_us && self.is_still_wanted(store).await => Some(false),
             _ => None,
         };
         if let Some(drain) = drain {
             let told = self.worker.drain(drain).await;
             match &told {
                 Ok(body) => {
-                    self.drains(body.draining);
+                    self.drains(drain, body.draining);
                     around.changed();
                 }
                 Err(error) => tracing::warn!(worker = %self.id, %error, "the worker was not told to drain"),
@@ -543,11 +548,18 @@ impl Member {
         lock(&self.seen).learners = learners;
     }
 
-    fn drains(&self, draining: bool) {
+    /// Whether the store wants it to take seats now: another server may have begun a drain a moment ago.
+    async fn is_still_wanted(&self, store: &dyn Store) -> bool {
+        let workers = store.workers().await.unwrap_or_default();
+        workers.iter().any(|worker| worker.id == self.id && worker.wish == WorkerWish::Active)
+    }
+
+    fn drains(&self, told: bool, draining: bool) {
         let mut seen = lock(&self.seen);
         seen.undrain = false;
         if let Some(sighting) = &mut seen.sighting {
             sighting.info.draining = draining;
+            sighting.drained_by_us &= told;
         }
     }
 
@@ -680,6 +692,11 @@ impl Seen {
             || self.sighting.as_ref().is_some_and(|sighting| sighting.info.preempted)
     }
 
+    /// Whether its agent takes no seats because a server of this installation told it so.
+    fn is_drained_by_us(&self) -> bool {
+        self.sighting.as_ref().is_some_and(|sighting| sighting.drained_by_us)
+    }
+
     /// Whether learners may be sent to it directly.
     pub fn takes_learners(&self, keys: Option<&SeatKeys>) -> Option<&str> {
         let has_keys = self.keys.is_some() && self.keys.as_ref() == keys;
@@ -739,6 +756,9 @@ impl Seen {
         }
         if let Some(problem) = &sighting.info.vmm.problem {
             return Some(format!("It can't make seats: {problem}"));
+        }
+        if self.record.wish == WorkerWish::Active && self.is_drained_by_us() {
+            return Some("Its agent has not been told yet that the drain is over.".to_owned());
         }
         if sighting.info.draining && self.record.wish == WorkerWish::Active && !self.undrain {
             return Some("Its agent takes no new seats: it was told to drain on the worker.".to_owned());
