@@ -25,6 +25,14 @@ words!(SeatState, "seat state", {
     Failed = "failed",
 });
 
+impl SeatState {
+    /// Whether a seat that is in this state was ready before, or is: somebody may have worked in its environment.
+    #[must_use]
+    pub const fn has_been_ready(self) -> bool {
+        matches!(self, Self::Ready | Self::Unreachable)
+    }
+}
+
 /// What people are shown: the state, and whether somebody sits there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SeatStatus {

@@ -136,6 +136,8 @@ pub struct SeatRecord {
     pub generation: Generation,
     /// How far it is.
     pub state: SeatState,
+    /// Whether this generation was ever written down as ready or unreachable: then somebody may have worked in it.
+    pub was_ready: bool,
     /// Why: code and sentence.
     pub reason: Option<(String, String)>,
     /// How often making this generation has failed.
@@ -151,6 +153,7 @@ impl SeatRecord {
             key: self.key.clone(),
             generation: self.generation.next(),
             state: SeatState::Pending,
+            was_ready: false,
             reason: None,
             attempts: 0,
             retry_at: None,
@@ -165,7 +168,8 @@ pub struct SeatWrite {
     pub seat: SeatNumber,
     /// The generation that was looked at; skipped when the seat has another one by now.
     pub generation: Generation,
-    /// The generation to go to: the same, or the next one when a free seat is to be made anew.
+    /// The generation to go to: the same, or the next one when the seat is to be made anew. Skipped for a seat that a
+    /// session holds by now, unless the generation that was looked at [was never ready](SeatRecord::was_ready).
     pub next_generation: Generation,
     /// How far it is.
     pub state: SeatState,

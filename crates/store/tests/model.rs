@@ -62,7 +62,14 @@ struct Learner {
 struct Seat {
     generation: u64,
     state: SeatState,
+    was_ready: bool,
     holder: Option<usize>,
+}
+
+impl Seat {
+    fn renewed(&self, holder: Option<usize>) -> Self {
+        Self { generation: self.generation + 1, state: SeatState::Pending, was_ready: false, holder }
+    }
 }
 
 /// What should be.
@@ -165,17 +172,19 @@ impl Model {
         record.end_reason = Some(EndReason::Evicted);
         self.line.retain(|j| *j != i);
         for seat in self.seats.iter_mut().filter(|seat| seat.holder == Some(i)) {
-            *seat = Seat { generation: seat.generation + 1, state: SeatState::Pending, holder: None };
+            *seat = seat.renewed(None);
         }
     }
 
     fn write(&mut self, write: &SeatWrite) -> Vec<usize> {
         let seat = &mut self.seats[write.seat.get() as usize - 1];
         let renews = write.next_generation > write.generation;
-        if seat.generation == write.generation.0 && !(seat.holder.is_some() && (renews || write.only_if_free))
-        {
+        let keeps = seat.holder.is_some() && ((renews && seat.was_ready) || write.only_if_free);
+        if seat.generation == write.generation.0 && !keeps {
             seat.generation = write.next_generation.0;
             seat.state = write.state;
+            let ready = matches!(write.state, SeatState::Ready | SeatState::Unreachable);
+            seat.was_ready = ready || (seat.was_ready && !renews);
         }
         let mut seated = Vec::new();
         while self.wanted == Wanted::Running
@@ -193,8 +202,7 @@ impl Model {
     fn want(&mut self, wanted: Wanted) {
         if wanted == Wanted::Running && self.wanted != Wanted::Running {
             for seat in &mut self.seats {
-                seat.generation += 1;
-                seat.state = SeatState::Pending;
+                *seat = seat.renewed(seat.holder);
             }
         }
         self.wanted = wanted;
@@ -224,6 +232,7 @@ async fn compare(store: &dyn Store, workshop: &WorkshopRecord, model: &Model) {
         .map(|(seat, holder)| Seat {
             generation: seat.generation.0,
             state: seat.state,
+            was_ready: seat.was_ready,
             holder: holder
                 .as_ref()
                 .map(|h| model.sessions.iter().position(|learner| learner.record.id == h.id).unwrap()),
@@ -252,7 +261,7 @@ async fn compare(store: &dyn Store, workshop: &WorkshopRecord, model: &Model) {
 async fn live(store: &dyn Store, steps: &[Step]) {
     let new = NewWorkshop { wanted: Wanted::Created, ..new_workshop(SEATS) };
     let workshop = store.create_workshop(new).await.unwrap();
-    let fresh = Seat { generation: 1, state: SeatState::Pending, holder: None };
+    let fresh = Seat { generation: 1, state: SeatState::Pending, was_ready: false, holder: None };
     let mut model = Model {
         wanted: Wanted::Created,
         locked: false,
@@ -291,8 +300,7 @@ async fn live(store: &dyn Store, steps: &[Step]) {
                 let key = SeatKey { workshop: workshop.id.clone(), seat: n(*seat) };
                 store.reset_seat(&key, at(3)).await.unwrap();
                 let seat = &mut model.seats[*seat as usize - 1];
-                seat.generation += 1;
-                seat.state = SeatState::Pending;
+                *seat = seat.renewed(seat.holder);
             }
             Step::Write { seat, stale, renew, only_if_free, state } => {
                 let now = model.seats[*seat as usize - 1].generation;

@@ -8,8 +8,14 @@ use crate::migration::{self, Migration};
 /// Of the advisory lock that is held while migrating: "ClTe".
 const LOCK: i64 = 0x436c_5465;
 
-const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, name: "first", sql: include_str!("../../migrations/postgres/0001_first.sql") }];
+const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, name: "first", sql: include_str!("../../migrations/postgres/0001_first.sql") },
+    Migration {
+        version: 2,
+        name: "ready_generation",
+        sql: include_str!("../../migrations/postgres/0002_ready_generation.sql"),
+    },
+];
 
 /// Why a database is not brought up to date.
 #[derive(Debug, thiserror::Error)]

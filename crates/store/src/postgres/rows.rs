@@ -4,6 +4,7 @@
 use std::str::FromStr;
 
 use clarateach_ids::{EventSeq, Generation, SeatKey, SeatNumber, WorkshopId};
+use clarateach_lifecycle::SeatState;
 use jiff::Timestamp;
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
@@ -115,10 +116,14 @@ pub(super) fn workshop(row: &Row) -> Outcome<WorkshopRecord> {
 
 pub(super) fn seat(row: &Row) -> Outcome<SeatRecord> {
     let workshop: WorkshopId = word(row, "workshop_id")?;
+    let generation = generation(row)?;
+    let state: SeatState = word(row, "state")?;
+    let last_ready: Option<i64> = value(row, "ready_generation")?;
     Ok(SeatRecord {
         key: SeatKey { workshop, seat: seat_number(row, "n")? },
-        generation: generation(row)?,
-        state: word(row, "state")?,
+        generation,
+        state,
+        was_ready: last_ready == Some(generation.0.cast_signed()) || state.has_been_ready(),
         reason: reason(row)?,
         attempts: number(row, "attempts")?,
         retry_at: optional_time(row, "retry_at")?,

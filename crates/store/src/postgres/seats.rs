@@ -52,7 +52,7 @@ macro_rules! held {
     (where $workshop:expr, $rest:expr) => {
         concat!(
             "SELECT seats.workshop_id, n, generation, seats.state, reason_code, reason_text, attempts, retry_at,
-                 session_id, sessions.name AS learner
+                 session_id, ready_generation, sessions.name AS learner
              FROM seats LEFT JOIN sessions ON sessions.id = seats.session_id WHERE ",
             $workshop,
             $rest
@@ -135,9 +135,11 @@ fn announce_change(write: &Write, before: &Held, after: &Held, now: Timestamp) {
 pub(super) const STORE: &str =
     "UPDATE seats SET generation = new.generation, state = new.state, reason_code = new.reason_code,
          reason_text = new.reason_text, attempts = new.attempts, retry_at = new.retry_at,
-         session_id = new.session_id
-     FROM unnest($2::int8[], $3::int8[], $4::text[], $5::text[], $6::text[], $7::int8[], $8::int8[], $9::text[])
-         AS new (n, generation, state, reason_code, reason_text, attempts, retry_at, session_id)
+         session_id = new.session_id,
+         ready_generation = CASE WHEN new.was_ready THEN new.generation ELSE seats.ready_generation END
+     FROM unnest($2::int8[], $3::int8[], $4::text[], $5::text[], $6::text[], $7::int8[], $8::int8[], $9::text[],
+             $10::bool[])
+         AS new (n, generation, state, reason_code, reason_text, attempts, retry_at, session_id, was_ready)
      WHERE seats.workshop_id = $1 AND seats.n = new.n";
 
 /// Writes seats of one workshop down.
@@ -154,6 +156,7 @@ pub(super) async fn store(write: &Write, id: &WorkshopId, seats: &[Held]) -> Out
     let retry: Vec<Option<i64>> =
         seats.iter().map(|held| held.record.retry_at.map(Timestamp::as_millisecond)).collect();
     let holders: Vec<Option<&str>> = seats.iter().map(|held| held.holder.as_deref()).collect();
+    let were_ready: Vec<bool> = seats.iter().map(|held| held.record.was_ready).collect();
     write
         .execute(
             STORE,
@@ -167,6 +170,7 @@ pub(super) async fn store(write: &Write, id: &WorkshopId, seats: &[Held]) -> Out
                 &column(|held| i64::from(held.record.attempts)),
                 &retry,
                 &holders,
+                &were_ready,
             ],
         )
         .await?;
@@ -271,9 +275,9 @@ fn observed(held: &Held, wish: &SeatWrite) -> Outcome<Option<Held>> {
     if held.record.generation != wish.generation {
         return Ok(None);
     }
-    // A held seat never becomes a new one by itself: its learner's work would be gone.
+    // A held seat that was ready never becomes a new one by itself: its learner's work would be gone.
     let renews = wish.next_generation > wish.generation;
-    if held.holder.is_some() && (wish.only_if_free || renews) {
+    if held.holder.is_some() && (wish.only_if_free || (renews && held.record.was_ready)) {
         return Ok(None);
     }
     let key = held.record.key.clone();
@@ -286,6 +290,7 @@ fn observed(held: &Held, wish: &SeatWrite) -> Outcome<Option<Held>> {
         key,
         generation: wish.next_generation,
         state: wish.state,
+        was_ready: wish.state.has_been_ready() || (held.record.was_ready && !renews),
         reason: rows::reason_text(wish.reason.as_ref()),
         attempts: wish.attempts,
         retry_at: wish.retry_at,

@@ -10,6 +10,11 @@ const APPLICATION_ID: i64 = 0x436c_5465;
 const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, name: "first", sql: include_str!("../../migrations/sqlite/0001_first.sql") },
     Migration { version: 2, name: "fleet", sql: include_str!("../../migrations/sqlite/0002_fleet.sql") },
+    Migration {
+        version: 3,
+        name: "ready_generation",
+        sql: include_str!("../../migrations/sqlite/0003_ready_generation.sql"),
+    },
 ];
 
 /// Why a database is not brought up to date.
@@ -156,7 +161,11 @@ mod tests {
                      checksum TEXT NOT NULL, applied_at INTEGER NOT NULL) STRICT;
                  {}
                  INSERT INTO migrations VALUES (1, 'first', '{}', 0);
-                 INSERT INTO installation (one, id) VALUES (1, 'kept');",
+                 INSERT INTO installation (one, id) VALUES (1, 'kept');
+                 PRAGMA foreign_keys = OFF;
+                 INSERT INTO seats (workshop_id, n, generation, state, session_id) VALUES
+                     ('w', 1, 7, 'pending', NULL), ('w', 2, 7, 'failed', 's'), ('w', 3, 7, 'unreachable', NULL);
+                 PRAGMA foreign_keys = ON;",
                 first.sql,
                 first.checksum()
             ))
@@ -169,6 +178,11 @@ mod tests {
         let workers: i64 =
             connection.query_row("SELECT count(*) FROM workers", [], |row| row.get(0)).unwrap();
         assert_eq!(workers, 0);
+        // Who held a seat may have worked in it.
+        let mut ready = connection.prepare("SELECT ready_generation FROM seats ORDER BY n").unwrap();
+        let ready: Vec<Option<i64>> =
+            ready.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+        assert_eq!(ready, [None, Some(7), Some(7)]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use clarateach_ids::{Generation, SeatKey, SeatNumber, WorkshopId};
+use clarateach_lifecycle::SeatState;
 use jiff::Timestamp;
 use rusqlite::types::Type;
 use rusqlite::{Error, Result, Row};
@@ -87,10 +88,14 @@ pub(super) fn workshop(row: &Row<'_>) -> Result<WorkshopRecord> {
 
 pub(super) fn seat(row: &Row<'_>) -> Result<SeatRecord> {
     let workshop: WorkshopId = word(row, "workshop_id")?;
+    let generation: i64 = row.get("generation")?;
+    let state: SeatState = word(row, "state")?;
+    let last_ready: Option<i64> = row.get("ready_generation")?;
     Ok(SeatRecord {
         key: SeatKey { workshop, seat: seat_number(row, "n", row.get("n")?)? },
-        generation: Generation(row.get::<_, i64>("generation")?.unsigned_abs()),
-        state: word(row, "state")?,
+        generation: Generation(generation.unsigned_abs()),
+        state,
+        was_ready: last_ready == Some(generation) || state.has_been_ready(),
         reason: reason(row)?,
         attempts: row.get("attempts")?,
         retry_at: optional_time(row, "retry_at")?,

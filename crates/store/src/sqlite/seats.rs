@@ -120,7 +120,8 @@ fn replace(write: &mut Write<'_>, before: &Held, after: &Held, now: Timestamp) -
         .db
         .prepare_cached(
             "UPDATE seats SET generation = ?3, state = ?4, reason_code = ?5, reason_text = ?6, attempts = ?7,
-                 retry_at = ?8, session_id = ?9
+                 retry_at = ?8, session_id = ?9,
+                 ready_generation = CASE WHEN ?10 THEN ?3 ELSE ready_generation END
              WHERE workshop_id = ?1 AND n = ?2",
         )?
         .execute(rusqlite::params![
@@ -133,6 +134,7 @@ fn replace(write: &mut Write<'_>, before: &Held, after: &Held, now: Timestamp) -
             seat.attempts,
             seat.retry_at.map(Timestamp::as_millisecond),
             after.holder,
+            seat.was_ready,
         ])?;
     let seen = |held: &Held| (held.status(), held.record.generation, held.record.reason.clone());
     if seen(before) != seen(after) {
@@ -229,9 +231,9 @@ pub(super) fn observe(
     if held.record.generation != wish.generation {
         return Ok(());
     }
-    // A held seat never becomes a new one by itself: its learner's work would be gone.
+    // A held seat that was ready never becomes a new one by itself: its learner's work would be gone.
     let renews = wish.next_generation > wish.generation;
-    if held.holder.is_some() && (wish.only_if_free || renews) {
+    if held.holder.is_some() && (wish.only_if_free || (renews && held.record.was_ready)) {
         return Ok(());
     }
     if wish.next_generation < wish.generation {
@@ -242,6 +244,7 @@ pub(super) fn observe(
         key,
         generation: wish.next_generation,
         state: wish.state,
+        was_ready: wish.state.has_been_ready() || (held.record.was_ready && !renews),
         reason: wish.reason.clone(),
         attempts: wish.attempts,
         retry_at: wish.retry_at,

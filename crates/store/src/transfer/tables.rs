@@ -110,6 +110,7 @@ pub(super) const TABLES: &[Table] = &[
             ("attempts", Integer),
             ("retry_at", Integer),
             ("session_id", Text),
+            ("ready_generation", Integer),
         ],
         order: "workshop_id, n",
     },

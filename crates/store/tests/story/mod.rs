@@ -26,6 +26,7 @@ pub(crate) async fn run(store: &dyn Store) {
     joins::twice_with_one_id_change_nothing(store).await;
     reconciling::skips_what_is_out_of_date(store).await;
     reconciling::never_renews_a_held_seat(store).await;
+    reconciling::renews_a_held_seat_that_never_was_ready(store).await;
     reconciling::resets_a_seat_for_its_learner(store).await;
     reconciling::renews_a_seat_when_its_session_ends(store).await;
     reconciling::tells_what_changed_and_nothing_else(store).await;

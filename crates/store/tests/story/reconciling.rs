@@ -68,6 +68,56 @@ pub(crate) async fn never_renews_a_held_seat(store: &dyn Store) {
     purge(store, &record).await;
 }
 
+/// A held seat was reset: of its new make nobody has anything to lose until it has been ready.
+pub(crate) async fn renews_a_held_seat_that_never_was_ready(store: &dyn Store) {
+    let record = workshop(store, 1).await;
+    make_ready(store, &record, [1]).await;
+    let (ada, seat) = seated(join(store, &record, "Ada").await);
+    assert!(seat.was_ready);
+    assert!(!store.reset_seat(&seat.key, at(3)).await.unwrap().was_ready);
+    let renew = |generation: u64, state| SeatWrite {
+        next_generation: Generation(generation + 1),
+        attempts: 1,
+        ..seen(1, generation, state)
+    };
+    let now = async || store.seats(&record.id).await.unwrap().remove(0);
+    for state in [SeatState::Starting, SeatState::Failed, SeatState::Pending] {
+        store.write_workshop(write_of(&record, vec![seen(1, 2, state)])).await.unwrap();
+        assert!(!now().await.0.was_ready, "{state}");
+    }
+    let if_free = SeatWrite { only_if_free: true, ..renew(2, SeatState::Pending) };
+    store.write_workshop(write_of(&record, vec![if_free])).await.unwrap();
+    assert_eq!(now().await.0.generation, Generation(2));
+    store.write_workshop(write_of(&record, vec![renew(2, SeatState::Pending)])).await.unwrap();
+    let (seat, holder) = now().await;
+    assert_eq!((seat.generation, seat.state, seat.attempts), (Generation(3), SeatState::Pending, 1));
+    assert_eq!((seat.was_ready, holder.unwrap().id), (false, ada.id.clone()), "whoever holds it keeps it");
+
+    // From here on it is as if it had always been ready, whatever is written of it.
+    let mut generation = 3;
+    for first in [SeatState::Ready, SeatState::Unreachable] {
+        for then in [SeatState::Pending, SeatState::Starting, SeatState::Failed] {
+            for state in [first, then] {
+                store.write_workshop(write_of(&record, vec![seen(1, generation, state)])).await.unwrap();
+                assert!(now().await.0.was_ready, "{first}, then {state}");
+                let renewal = renew(generation, SeatState::Pending);
+                store.write_workshop(write_of(&record, vec![renewal])).await.unwrap();
+                let (seat, holder) = now().await;
+                assert_eq!((seat.generation, seat.state), (Generation(generation), state), "{first}");
+                assert_eq!(holder.unwrap().id, ada.id);
+            }
+            generation = store.reset_seat(&seat.key, at(3)).await.unwrap().generation.0;
+        }
+    }
+    // Nor does a stop make it forget.
+    store.write_workshop(write_of(&record, vec![seen(1, generation, SeatState::Ready)])).await.unwrap();
+    store.set_wanted(&record.id, Wanted::Stopped, at(4)).await.unwrap();
+    store.write_workshop(write_of(&record, vec![seen(1, generation, SeatState::Pending)])).await.unwrap();
+    store.write_workshop(write_of(&record, vec![renew(generation, SeatState::Pending)])).await.unwrap();
+    assert_eq!((now().await.0.generation.0, now().await.0.was_ready), (generation, true));
+    purge(store, &record).await;
+}
+
 pub(crate) async fn resets_a_seat_for_its_learner(store: &dyn Store) {
     let record = workshop(store, 1).await;
     make_ready(store, &record, [1]).await;

@@ -22,6 +22,8 @@ const SILENT_AT_MOST: SignedDuration = SignedDuration::from_secs(20);
 pub const SHOWN_AS_FAILED_AFTER: u32 = 3;
 /// The reason of an apply of which nobody knows what came.
 const UNANSWERED: &str = "RUNTIME_UNAVAILABLE";
+/// The reason of an apply that a worker has written down it is never to fulfil.
+const STALE: &str = "STALE_GENERATION";
 const FIRST_RETRY: SignedDuration = SignedDuration::from_secs(1);
 const SLOWEST_RETRY: SignedDuration = SignedDuration::from_secs(60);
 
@@ -445,7 +447,8 @@ impl Seat<'_> {
     }
 
     /// It could not be made, or it ended. A held seat is started again in place, on its own disk; a free one is made
-    /// anew. Both wait a little longer each time.
+    /// anew. Both wait a little longer each time. A held seat that never was ready goes on to its next make when its
+    /// worker has written down that it is not to make this one: nobody has worked in it, and maybe nobody else has room.
     fn failed(&self, reason: &Reason) -> Decision {
         let was_ready = matches!(self.seat.state, SeatState::Ready | SeatState::Unreachable);
         // The wait that was set with the last failure is over, or this is the first.
@@ -471,8 +474,9 @@ impl Seat<'_> {
         }
         let attempts = self.seat.attempts + 1;
         let state = if attempts >= SHOWN_AS_FAILED_AFTER { SeatState::Failed } else { SeatState::Pending };
+        let renews = !self.held || (!self.seat.was_ready && reason.code == STALE);
         let write = SeatWrite {
-            next_generation: if self.held { self.seat.generation } else { self.seat.generation.next() },
+            next_generation: if renews { self.seat.generation.next() } else { self.seat.generation },
             attempts,
             retry_at: Some(self.sight.now + backoff(attempts)),
             only_if_free: !self.held,

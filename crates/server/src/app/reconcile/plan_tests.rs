@@ -20,6 +20,8 @@ struct World {
     seats: Vec<(SeatRecord, bool)>,
     environments: BTreeMap<u32, Environment>,
     failures: Failures,
+    /// Makes that their worker has written down it is never to make.
+    refused: BTreeSet<(u32, Generation)>,
     now: Timestamp,
     image: ImageState,
     purged: bool,
@@ -33,6 +35,7 @@ impl World {
             key: SeatKey { workshop: id.clone(), seat: SeatNumber::new(n).unwrap() },
             generation: Generation(1),
             state: SeatState::Pending,
+            was_ready: false,
             reason: None,
             attempts: 0,
             retry_at: None,
@@ -61,6 +64,7 @@ impl World {
             },
             environments: BTreeMap::new(),
             failures: Failures::new(),
+            refused: BTreeSet::new(),
             now,
             image: ImageState::Ready,
             purged: false,
@@ -91,10 +95,13 @@ impl World {
             if write.only_if_free && *held {
                 continue;
             }
+            let renews = write.next_generation > seat.generation;
+            let refused = self.refused.contains(&(seat.key.seat.get(), seat.generation));
             assert!(
-                !*held || write.next_generation == seat.generation,
-                "a held seat is made anew: {write:?}"
+                !(*held && renews) || (!seat.was_ready && refused),
+                "a held seat is made anew: {write:?}, {seat:?}"
             );
+            seat.was_ready = write.state.has_been_ready() || (seat.was_ready && !renews);
             seat.generation = write.next_generation;
             seat.state = write.state;
             seat.reason.clone_from(&write.reason);
@@ -108,6 +115,9 @@ impl World {
         for action in decided.actions {
             match action {
                 Action::Remove(key, _) => drop(self.environments.remove(&key.seat.get())),
+                Action::Apply(seat, generation) if self.refused.contains(&(seat.get(), generation)) => {
+                    self.failures.insert((seat, generation), Reason::new("STALE_GENERATION", "never"));
+                }
                 Action::Apply(seat, generation) if works => {
                     let there = self.environments.get(&seat.get());
                     assert!(there.is_none_or(|e| e.generation <= generation), "an apply is never stale");
@@ -137,6 +147,14 @@ impl World {
     }
 }
 
+/// As the store does it when a person asks for it, or its session has ended.
+fn renew(seat: &mut SeatRecord) {
+    seat.generation = seat.generation.next();
+    seat.state = SeatState::Pending;
+    seat.was_ready = false;
+    (seat.reason, seat.attempts, seat.retry_at) = (None, 0, None);
+}
+
 fn environment(seat: SeatNumber, generation: Generation, state: EnvironmentState) -> Environment {
     Environment {
         key: SeatKey { workshop: "w".parse().unwrap(), seat },
@@ -158,6 +176,8 @@ enum Event {
     Leaves(u32),
     Image(bool),
     RuntimeIsAhead(u32),
+    Resets(u32),
+    IsRefused(u32),
     Later(i64),
 }
 
@@ -178,7 +198,9 @@ fn events() -> impl Strategy<Value = Event> {
         2 => seat.clone().prop_map(Event::Sits),
         1 => seat.clone().prop_map(Event::Leaves),
         1 => any::<bool>().prop_map(Event::Image),
-        1 => seat.prop_map(Event::RuntimeIsAhead),
+        1 => seat.clone().prop_map(Event::RuntimeIsAhead),
+        1 => seat.clone().prop_map(Event::Resets),
+        1 => seat.prop_map(Event::IsRefused),
         1 => (1..120i64).prop_map(Event::Later),
     ]
 }
@@ -199,8 +221,15 @@ fn happen(world: &mut World, event: &Event) {
         Event::Leaves(n) => {
             let (seat, held) = &mut world.seats[*n as usize - 1];
             if std::mem::take(held) {
-                seat.generation = seat.generation.next();
-                seat.state = SeatState::Pending;
+                renew(seat);
+            }
+        }
+        Event::Resets(n) => renew(&mut world.seats[*n as usize - 1].0),
+        // It had no room, and has written down that it is never to make this.
+        Event::IsRefused(n) => {
+            let seat = &world.seats[*n as usize - 1].0;
+            if world.environments.get(n).is_none_or(|e| e.generation < seat.generation) {
+                world.refused.insert((*n, seat.generation));
             }
         }
         Event::Image(ready) => {
@@ -214,6 +243,7 @@ fn happen(world: &mut World, event: &Event) {
             let held = world.seats[*n as usize - 1].1;
             if let Some(environment) = world.environments.get_mut(n).filter(|_| !held) {
                 environment.generation = environment.generation.next();
+                world.refused.remove(&(*n, environment.generation));
                 world.step(true);
             }
         }
@@ -236,8 +266,7 @@ proptest! {
                 prop_assert!(*held && seat.state == SeatState::Unreachable, "{:?}", seat);
                 prop_assert!(!world.environments.contains_key(&seat.key.seat.get()), "made anew unasked");
                 // A person resets it.
-                seat.generation = seat.generation.next();
-                seat.state = SeatState::Pending;
+                renew(seat);
             }
         }
         world.settle();
@@ -353,7 +382,7 @@ fn of_several_environments_of_a_seat_the_newest_is_its_own() {
     let mut world = World::new();
     world.seats.truncate(1);
     world.seats[0].0.generation = Generation(2);
-    world.seats[0].0.state = SeatState::Ready;
+    (world.seats[0].0.state, world.seats[0].0.was_ready) = (SeatState::Ready, true);
     world.workshop.seats = 1;
     let seat = SeatNumber::new(1).unwrap();
     let mut environments =
@@ -379,9 +408,8 @@ fn a_held_seat_that_was_reset_is_tried_until_it_comes_up() {
     let mut world = World::new();
     world.settle();
     world.seats[0].1 = true;
-    // A reset, as the store does it; and its first three starts fail.
-    world.seats[0].0.generation = world.seats[0].0.generation.next();
-    world.seats[0].0.state = SeatState::Pending;
+    // Its first three starts fail.
+    renew(&mut world.seats[0].0);
     for _ in 0..3 {
         let mut tried = 0;
         for _ in 0..120 {
@@ -402,4 +430,40 @@ fn a_held_seat_that_was_reset_is_tried_until_it_comes_up() {
         (SeatState::Ready, generation),
         "it comes up where it is"
     );
+}
+
+#[test]
+fn a_held_seat_that_was_never_ready_is_made_anew_when_its_worker_is_never_to_make_it() {
+    let mut world = World::new();
+    world.settle();
+    world.seats[0].1 = true;
+    renew(&mut world.seats[0].0);
+    let refused = world.seats[0].0.generation;
+    world.refused.insert((1, refused));
+    world.settle();
+    let seat = &world.seats[0].0;
+    assert_eq!((seat.state, seat.generation), (SeatState::Ready, refused.next()), "once, and not again");
+}
+
+#[test]
+fn a_held_seat_that_was_ready_keeps_its_make_whatever_its_worker_says() {
+    let mut world = World::new();
+    world.settle();
+    world.seats[0].1 = true;
+    let generation = world.seats[0].0.generation;
+    world.refused.insert((1, generation));
+    for _ in 0..200 {
+        world.environments.get_mut(&1).unwrap().state = EnvironmentState::Stopped;
+        world.step(true);
+    }
+    let seat = &world.seats[0].0;
+    assert_eq!((seat.state, seat.generation), (SeatState::Unreachable, generation));
+    // Not even where only the record of its having been ready is left.
+    world.seats[0].0.state = SeatState::Pending;
+    world.seats[0].0.retry_at = None;
+    world.environments.remove(&1);
+    for _ in 0..200 {
+        world.step(true);
+    }
+    assert_eq!(world.seats[0].0.generation, generation);
 }
