@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clarateach_gcp::double::{ComputeDouble, Options, PROJECT, TOKEN};
-use clarateach_testkit::wait_for;
+use clarateach_testkit::postgres::PrivatePostgres;
+use clarateach_testkit::{skip, wait_for};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -207,4 +208,56 @@ async fn a_server_killed_while_a_machine_is_made_makes_no_second_one() {
     until_ready(&server, &workshop).await;
     assert_eq!((cloud.calls("instances.insert"), cloud.double.instance_names().len()), (1, 1));
     assert_eq!(workers(&server).await.len(), 1);
+}
+
+/// The lease `scaling`: of two servers on one database only one makes machines, and when it dies the other goes on with
+/// what there is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_servers_one_makes_machines_and_the_other_goes_on_when_it_dies() {
+    let name = "of_two_servers_one_makes_machines_and_the_other_goes_on_when_it_dies";
+    let postgres = match PrivatePostgres::start() {
+        Ok(postgres) => postgres,
+        Err(why) => return skip(name, &why),
+    };
+    let url = postgres.database("scaling");
+    let options = Options { operation: Duration::from_secs(1), ..Options::default() };
+    let cloud = Cloud::new(3, options).await;
+    let settings = [
+        ("DATABASE_URL", url.as_str()),
+        ("SERVER_KEY", "a-server-key-of-at-least-32-characters"),
+        ("FLEET_SEATS_PER_WORKER", "3"),
+    ];
+    let servers = [cloud.server(&settings).await, cloud.server(&settings).await];
+    // Who looks after the fleet says how many machines there are; the other one says nothing of it.
+    let looks_after = async |server: &Server| {
+        server.get("/api/admin/workers").await["fleet"]["machines"].as_u64().is_some()
+    };
+    let (first, _) = servers[0].create(3).await;
+    let (second, _) = servers[1].create(3).await;
+    for server in &servers {
+        until_ready(server, &first).await;
+        until_ready(server, &second).await;
+    }
+    assert_eq!((cloud.calls("instances.insert"), cloud.double.instance_names().len()), (2, 2));
+    let one = wait_for("only one of them looks after the fleet", PATIENCE, || async {
+        match (looks_after(&servers[0]).await, looks_after(&servers[1]).await) {
+            (true, false) => Some(0),
+            (false, true) => Some(1),
+            _ => None,
+        }
+    })
+    .await;
+    let [a, b] = servers;
+    let (mut dies, lives) = if one == 0 { (a, b) } else { (b, a) };
+
+    dies.kill();
+    let (third, _) = lives.create(3).await;
+    until_ready(&lives, &third).await;
+    assert!(looks_after(&lives).await);
+    assert_eq!(
+        (cloud.calls("instances.insert"), cloud.double.instance_names().len()),
+        (3, 3),
+        "one more, and only one"
+    );
+    assert_eq!(workers(&lives).await.len(), 3);
 }
