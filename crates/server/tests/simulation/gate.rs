@@ -1,5 +1,7 @@
 //! Through which all goes that a server says or hears: shut, the server is asleep; locked for ever, it is dead.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::bell::Bell;
 
 const OPEN: u64 = 0;
@@ -8,11 +10,15 @@ const DEAD: u64 = 2;
 
 /// One server's gate.
 #[derive(Debug)]
-pub(crate) struct Gate(Bell);
+pub(crate) struct Gate {
+    state: Bell,
+    /// Shuts with the next decision that is about to be written down.
+    dozing: AtomicBool,
+}
 
 impl Gate {
     pub(crate) fn new() -> Self {
-        Self(Bell::new(OPEN))
+        Self { state: Bell::new(OPEN), dozing: AtomicBool::new(false) }
     }
 
     /// Whoever wants through waits until it is awake; what it was about to say is said then.
@@ -21,7 +27,22 @@ impl Gate {
     }
 
     pub(crate) fn wake(&self) {
+        self.dozing.store(false, Ordering::Relaxed);
         self.change(OPEN);
+    }
+
+    /// From its next decision on, which it has made and not written down, it sleeps.
+    pub(crate) fn doze(&self) {
+        self.dozing.store(true, Ordering::Relaxed);
+    }
+
+    /// A decision is about to be written down. Whether it has fallen asleep over it.
+    pub(crate) fn nods_off(&self) -> bool {
+        let dozing = self.dozing.swap(false, Ordering::Relaxed);
+        if dozing {
+            self.sleep();
+        }
+        dozing
     }
 
     /// Nothing gets through any more.
@@ -30,16 +51,16 @@ impl Gate {
     }
 
     fn change(&self, to: u64) {
-        if self.0.now() != DEAD {
-            self.0.set(to);
+        if self.state.now() != DEAD {
+            self.state.set(to);
         }
     }
 
     pub(crate) fn is_asleep(&self) -> bool {
-        self.0.now() == ASLEEP
+        self.state.now() == ASLEEP
     }
 
     pub(crate) async fn pass(&self) {
-        self.0.until(|state| state == OPEN).await;
+        self.state.until(|state| state == OPEN).await;
     }
 }

@@ -50,12 +50,14 @@ fn story(seed: u64, outcome: &Outcome) -> String {
     )
 }
 
-/// `CLARATEACH_SEED=n` runs that one; `CLARATEACH_SEEDS=n` so many, from `CLARATEACH_FIRST_SEED` on.
+/// `CLARATEACH_SEED=n` runs that one; `CLARATEACH_SEEDS=n` so many, from `CLARATEACH_FIRST_SEED` on. With
+/// `CLARATEACH_UNFENCED=1` the store doesn't look at fences: seeds fail then.
 #[test]
 fn whatever_happens_no_rule_is_broken_and_all_comes_to_rest() {
     let one = number("CLARATEACH_SEED");
     let first = one.or_else(|| number("CLARATEACH_FIRST_SEED")).unwrap_or(1);
     let seeds = if one.is_some() { 1 } else { number("CLARATEACH_SEEDS").unwrap_or(SEEDS) };
+    let fenced = std::env::var_os("CLARATEACH_UNFENCED").is_none();
     let go_on = std::env::var_os("CLARATEACH_GO_ON").is_some();
     let next = AtomicU64::new(first);
     let failed = Mutex::new(BTreeMap::new());
@@ -69,7 +71,7 @@ fn whatever_happens_no_rule_is_broken_and_all_comes_to_rest() {
                     if seed >= first + seeds || (!go_on && !failed.lock().unwrap().is_empty()) {
                         return;
                     }
-                    let outcome = run(seed);
+                    let outcome = run(seed, fenced);
                     let mut totals = totals.lock().unwrap();
                     totals.0 += outcome.seconds;
                     totals.1 += outcome.trace.len() as u64;
@@ -104,7 +106,7 @@ fn whatever_happens_no_rule_is_broken_and_all_comes_to_rest() {
 #[test]
 fn the_same_seed_is_the_same_run() {
     for seed in [3, 14, 159] {
-        let (once, again) = (run(seed), run(seed));
+        let (once, again) = (run(seed, true), run(seed, true));
         let differ = once.trace.iter().zip(&again.trace).position(|(one, other)| one != other);
         if let Some(at) = differ {
             let before = once.trace[at.saturating_sub(20)..at].join("\n");
@@ -113,5 +115,17 @@ fn the_same_seed_is_the_same_run() {
         assert_eq!(once.hash, again.hash, "seed {seed}");
         assert!(once.trace.len() > 50, "seed {seed}: {} events", once.trace.len());
     }
-    assert_ne!(run(3).hash, run(4).hash);
+    assert_ne!(run(3, true).hash, run(4, true).hash);
+}
+
+/// That a server which slept over a decision is stopped by its fence, and by nothing else.
+#[test]
+fn a_store_that_does_not_look_at_fences_is_found_out() {
+    let unfenced = (1..=SEEDS).map(|seed| (seed, run(seed, false)));
+    let (seed, outcome) = unfenced.into_iter().find(|(_, outcome)| outcome.broken.is_some()).unwrap();
+    let broken = outcome.broken.clone().unwrap();
+    assert!(broken.contains("was written with token"), "{}", story(seed, &outcome));
+    let fenced = run(seed, true);
+    assert_eq!(fenced.broken, None, "{}", story(seed, &fenced));
+    assert!(fenced.counts.keys().any(|what| what.ends_with("fenced off")), "{:?}", fenced.counts);
 }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use clarateach_ids::{Generation, SeatKey, SessionId, WorkshopId};
 use clarateach_lifecycle::{EndReason, SeatState, Wanted, WorkshopStatus};
 use clarateach_store::{
-    JoinDecision, JoinWish, NewWorkshop, SessionRecord, Store, StoreError, WorkerRecord, WorkerWish,
-    WorkshopRecord, WorkshopWrite,
+    Fence, JoinDecision, JoinWish, NewWorkshop, Placement, SessionRecord, Store, StoreError, WorkerRecord,
+    WorkerWish, WorkshopRecord, WorkshopWrite,
 };
 use jiff::Timestamp;
 
@@ -69,7 +69,7 @@ impl World {
     }
 
     /// A write on the strength of a lease was accepted.
-    fn decided(&self, fence: Option<&clarateach_store::Fence>) {
+    fn decided(&self, fence: Option<&Fence>) {
         let Some(fence) = fence else { return };
         let now = self.rules().tokens.get(&fence.lease).copied();
         if now != Some(fence.token) {
@@ -96,12 +96,8 @@ impl World {
         Ok(workshop)
     }
 
-    pub(crate) fn purge_workshop(
-        &self,
-        id: &WorkshopId,
-        fence: Option<&clarateach_store::Fence>,
-    ) -> Result<(), StoreError> {
-        at_once(self.store.purge_workshop(id, fence))?;
+    pub(crate) fn purge_workshop(&self, id: &WorkshopId, fence: Option<&Fence>) -> Result<(), StoreError> {
+        at_once(self.store.purge_workshop(id, self.shown(fence.cloned()).as_ref()))?;
         self.decided(fence);
         self.rules().count("workshops removed");
         if let Some(left) = self.there_is(id).first() {
@@ -129,6 +125,16 @@ impl World {
             host.forgotten();
         }
         Ok(worker)
+    }
+
+    pub(crate) fn place(&self, fence: Option<&Fence>, placement: Placement) -> Result<Placement, StoreError> {
+        let placed = at_once(self.store.place(self.shown(fence.cloned()).as_ref(), placement));
+        match &placed {
+            Ok(_) => self.decided(fence),
+            Err(StoreError::Fenced { .. }) => self.rules().count("placements fenced off"),
+            Err(_) => {}
+        }
+        placed
     }
 
     pub(crate) fn unplace(
@@ -185,6 +191,7 @@ impl World {
 
     pub(crate) fn write_workshop(&self, write: WorkshopWrite) -> Result<Vec<SessionRecord>, StoreError> {
         let (id, fence) = (write.id.clone(), write.fence.clone());
+        let write = WorkshopWrite { fence: self.shown(write.fence.clone()), ..write };
         let before = at_once(self.store.seats(&id))?;
         let status_before = at_once(self.store.workshop(&id))?.status;
         let changed: BTreeSet<_> = write.seats.iter().map(|seat| seat.seat).collect();
@@ -218,7 +225,14 @@ impl World {
             }
             if let Some(held_by) = held_by {
                 if is.generation != was.generation {
-                    self.broken(&format!("{}, which {} holds, was made anew by itself", is.key, held_by.id));
+                    // But for a make that no worker ever had ready: nobody can have worked in it.
+                    if self.rules().ready.contains(&(was.key.clone(), was.generation)) {
+                        self.broken(&format!(
+                            "{}, which {} holds, was made anew by itself",
+                            is.key, held_by.id
+                        ));
+                    }
+                    self.rules().count("held seats made anew that never were ready");
                 }
                 if holds.as_ref().map(|session| &session.id) != Some(&held_by.id) {
                     self.broken(&format!("{} was taken from {} by itself", is.key, held_by.id));

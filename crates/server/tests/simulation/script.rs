@@ -75,6 +75,8 @@ struct Script {
     world: Arc<World>,
     /// What is drawn here is not disturbed by what others draw.
     dice: Dice,
+    /// Whether a server that is to sleep falls asleep over its next decision.
+    naps: Dice,
     alone: bool,
     servers: Vec<Arc<Server>>,
     started: usize,
@@ -86,12 +88,12 @@ struct Script {
     mishaps: Vec<Mishap>,
 }
 
-/// Runs a seed to its end, on simulated time.
-pub(crate) fn run(seed: u64) -> Outcome {
+/// Runs a seed to its end, on simulated time; not `fenced`: the store takes what is written on a lease that was lost.
+pub(crate) fn run(seed: u64, fenced: bool) -> Outcome {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
-        let world = World::new(seed);
+        let world = World::new(seed, fenced);
         let mut steps = 0;
         let mut script = Script::begin(&world, seed).await;
         let at_rest_after = script.play(&mut steps).await;
@@ -126,6 +128,7 @@ impl Script {
         let mut script = Self {
             world: Arc::clone(world),
             dice,
+            naps: Dice::new(seed ^ 0x0D02_E5EE_D000_0000),
             alone,
             servers: Vec::new(),
             started: 0,
@@ -318,6 +321,7 @@ impl Script {
                 if self.alone { end.await } else { drop(tokio::spawn(end)) }
             }
             Mishap::Sleep if server.gate.is_asleep() => server.gate.wake(),
+            Mishap::Sleep if self.naps.chance(500) => server.gate.doze(),
             Mishap::Sleep => server.gate.sleep(),
             Mishap::Cut => {
                 if self.dice.chance(400) {

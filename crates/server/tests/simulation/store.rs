@@ -20,6 +20,10 @@ use crate::world::World;
 
 /// Milliseconds to the database and back.
 const AWAY: std::ops::Range<u64> = 0..4;
+/// What is written on the strength of a lease.
+const DECISIONS: [&str; 3] = ["write_workshop", "place", "purge_workshop"];
+/// Milliseconds that a server sleeps over a decision: leases last seven seconds.
+const NAP: std::ops::Range<u64> = 5_000..40_000;
 
 /// One server's connection to the database.
 #[derive(Debug)]
@@ -55,6 +59,14 @@ impl Connection {
                 writes && dice.chance(weather.store_silences),
             )
         };
+        if DECISIONS.contains(&name) && self.gate.nods_off() {
+            self.world.trace.note(&format!("{} falls asleep over {name}", self.server));
+            let (gate, nap) = (Arc::clone(&self.gate), self.world.dice().span(&NAP));
+            tokio::spawn(async move {
+                sleep(nap).await;
+                gate.wake();
+            });
+        }
         sleep(there).await;
         self.gate.pass().await;
         if refuse {
@@ -127,7 +139,7 @@ forward! {
     write fn set_worker_wish(id: &str, wish: WorkerWish) -> WorkerRecord = |world| world.set_worker_wish(id, wish);
     write fn note_worker_kind(id: &str, kind: &str) -> ();
     write fn remove_worker(id: &str) -> ();
-    write fn place(fence: Option<&Fence>, placement: Placement) -> Placement;
+    write fn place(fence: Option<&Fence>, placement: Placement) -> Placement = |world| world.place(fence, placement);
     read fn placements(workshop: Option<&WorkshopId>) -> Vec<Placement>;
     write fn unplace(key: &SeatKey, worker: &str, generation: Generation) -> ()
         = |world| world.unplace(key, worker, generation);

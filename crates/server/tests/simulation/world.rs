@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use clarateach_ids::{Generation, SeatKey, WorkshopId};
 use clarateach_server::app::clock::Clock;
+use clarateach_store::Fence;
 use clarateach_store::sqlite::SqliteStore;
 use futures_util::FutureExt;
 use tokio::time::Instant;
@@ -70,6 +71,8 @@ pub(crate) struct World {
     weather: Mutex<Weather>,
     hosts: Mutex<BTreeMap<String, Arc<Host>>>,
     rules: Mutex<Rules>,
+    /// Whether the store sees on the strength of which lease something is written.
+    fenced: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -82,7 +85,7 @@ pub(crate) fn at_once<T>(asked: impl Future<Output = T>) -> T {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64) -> Arc<Self> {
+    pub(crate) fn new(seed: u64, fenced: bool) -> Arc<Self> {
         Arc::new(Self {
             trace: Trace::new(),
             store: Arc::new(SqliteStore::in_line().unwrap()),
@@ -91,7 +94,13 @@ impl World {
             weather: Mutex::new(Weather::fine()),
             hosts: Mutex::default(),
             rules: Mutex::default(),
+            fenced,
         })
+    }
+
+    /// A fence as the store gets it.
+    pub(crate) fn shown(&self, fence: Option<Fence>) -> Option<Fence> {
+        fence.filter(|_| self.fenced)
     }
 
     pub(crate) fn dice(&self) -> MutexGuard<'_, Dice> {
