@@ -12,7 +12,7 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{SigHandler, Signal, kill, signal},
     unistd::Pid,
 };
 use rustix::{
@@ -22,6 +22,11 @@ use rustix::{
 };
 
 use crate::{learner::Learner, pid1};
+
+/// Signals that keys and terminals send. Whoever started us may ignore them (`nohup`, a shell's `&`), and what is ignored
+/// stays so over exec: Ctrl-C would do nothing.
+const BY_KEY_OR_TERMINAL: [Signal; 6] =
+    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
 
 /// Size of the kernel's input queue of a terminal, in bytes.
 const KERNEL_INPUT: u64 = 4096;
@@ -72,6 +77,10 @@ impl Pty {
         let become_learner = move || -> io::Result<()> {
             if spared {
                 pid1::give_up_oom_protection()?;
+            }
+            for ended_by in BY_KEY_OR_TERMINAL {
+                // SAFETY: the default action runs no code of ours.
+                unsafe { signal(ended_by, SigHandler::SigDfl) }?;
             }
             rustix::process::setsid()?;
             // Standard input is the terminal's other side by now.

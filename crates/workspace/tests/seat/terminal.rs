@@ -1,5 +1,7 @@
 //! One terminal and one viewer: frames, sizes, replay, exit.
 
+use std::process::Command;
+
 use clarateach_seatproto::terminal::{ClientFrame, REPLAY_BYTES, ServerFrame};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
@@ -357,6 +359,23 @@ fn ctrl_c_reaches_a_program_that_does_not_read() {
     let start = std::time::Instant::now();
     assert_eq!(terminal.run("echo back").trim().lines().last(), Some("back"));
     assert!(start.elapsed().as_secs() < 5);
+}
+
+#[test]
+fn ctrl_c_works_also_where_the_server_was_started_without_it() {
+    // As `nohup` and a shell's `&` start it.
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP INT QUIT; exec \"$0\"", env!("CARGO_BIN_EXE_workspace")]);
+    let seat = Seat::launch(command, None, |_| {});
+    let mut terminal = seat.terminal("");
+    terminal.type_in("sleep 1000\n");
+    wait_for("the program to run", || {
+        let pid = terminal_shell(&seat);
+        std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+            .is_ok_and(|c| !c.trim().is_empty())
+    });
+    terminal.type_in("\x03");
+    assert_eq!(terminal.run("echo back").trim().lines().last(), Some("back"));
 }
 
 #[test]
