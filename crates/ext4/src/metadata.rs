@@ -42,6 +42,13 @@ pub struct Xattr {
     pub value: Vec<u8>,
 }
 
+impl Xattr {
+    /// Whether Linux knows the namespace of its name. Attributes without one, as other systems have them, can't be stored.
+    pub fn has_namespace(&self) -> bool {
+        crate::xattr::split_name(&self.name).is_some()
+    }
+}
+
 /// Owner, permissions, time and extended attributes of an entry.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Metadata {

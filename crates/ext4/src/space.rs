@@ -24,7 +24,7 @@ pub(crate) struct Space {
     layout: Layout,
     /// The next block to hand out.
     mark: u64,
-    /// Blocks handed out and not given back.
+    /// Blocks handed out so far, those that were given back included: they are not handed out again.
     taken: u64,
     /// Runs that were given back: removed files. They stay free for the guest.
     freed: Vec<(u64, u64)>,
@@ -44,7 +44,7 @@ impl Space {
         self.mark
     }
 
-    /// Blocks handed out and not given back.
+    /// Blocks handed out so far: what it takes to write the same entries again.
     pub(crate) fn taken(&self) -> u64 {
         self.taken
     }
@@ -80,7 +80,6 @@ impl Space {
     /// Gives a run back. It is not handed out again: content is written once, in ascending order.
     pub(crate) fn free(&mut self, start: u64, len: u64) {
         self.freed.push((start, len));
-        self.taken -= len;
     }
 
     /// The runs below the mark that are not in use, ascending.

@@ -192,6 +192,11 @@ impl Tree {
         self.extents_of(&self.inodes[inode])
     }
 
+    /// Whether a name has not been taken away.
+    pub(crate) fn contains(&self, node: Node) -> bool {
+        !self.names[node.index()].removed
+    }
+
     /// The names in a directory, in the order of adding.
     pub(crate) fn children(&self, directory: Node) -> impl Iterator<Item = Node> {
         let first = match self.inode(directory).body {
@@ -200,8 +205,8 @@ impl Tree {
         };
         let follow = |id: u32| (id != NONE).then_some(id);
         std::iter::successors(follow(first), move |&id| follow(self.names[id as usize].next))
-            .filter(|&id| !self.names[id as usize].removed)
             .map(Node)
+            .filter(|&node| self.contains(node))
     }
 
     pub(crate) fn add_text(&mut self, bytes: &[u8]) -> u32 {
@@ -271,9 +276,7 @@ impl Tree {
     /// Every directory that is still there, with one of its names, in the order of adding.
     pub(crate) fn directories(&self) -> impl Iterator<Item = Node> {
         (0..self.names.len() as u32).map(Node).filter(|&node| {
-            !self.names[node.index()].removed
-                && self.inode(node).kind() == Kind::Directory
-                && self.inode(node).links > 0
+            self.contains(node) && self.inode(node).kind() == Kind::Directory && self.inode(node).links > 0
         })
     }
 

@@ -68,6 +68,11 @@ impl Writer {
         self.tree.lookup(parent, name)
     }
 
+    /// Whether an entry is still there: neither it nor a directory above it was taken away.
+    pub fn contains(&self, node: Node) -> bool {
+        self.tree.contains(node)
+    }
+
     /// The names in a directory, in the order of adding; none for anything else.
     pub fn children(&self, directory: Node) -> impl Iterator<Item = Node> {
         self.tree.children(directory)
@@ -93,12 +98,22 @@ impl Writer {
         self.tree.inode(node).kind()
     }
 
-    /// Target of a symbolic link that is shorter than 60 bytes; `None` for longer ones and for anything else.
-    pub fn short_symlink(&self, node: Node) -> Option<&[u8]> {
+    /// Target of a symbolic link; `None` for anything else. A long one is read back from the image, and is all zeros once
+    /// that has overflowed.
+    ///
+    /// # Errors
+    /// [`Error::Image`].
+    pub fn symlink_target(&mut self, node: Node) -> Result<Option<Vec<u8>>> {
         let inode = self.tree.inode(node);
-        match inode.body {
-            Body::FastSymlink { text } => Some(self.tree.text(text, inode.size as usize)),
-            _ => None,
+        let len = inode.size as usize;
+        if let Body::FastSymlink { text } = inode.body {
+            return Ok(Some(self.tree.text(text, len).to_vec()));
+        }
+        match self.tree.extents_of(inode) {
+            [extent] if inode.kind() == Kind::Symlink => {
+                self.image.read(extent.start).map(|block| Some(block[..len].to_vec()))
+            }
+            _ => Ok(None),
         }
     }
 

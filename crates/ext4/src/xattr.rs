@@ -96,13 +96,14 @@ impl Entry {
 const POSIX_ACL_ACCESS: u8 = 2;
 const POSIX_ACL_DEFAULT: u8 = 3;
 
-fn split_name(full: &[u8]) -> Option<(u8, &[u8])> {
+/// The number of a namespace that Linux knows, and the rest of the name.
+pub(crate) fn split_name(full: &[u8]) -> Option<(u8, &[u8])> {
     match full {
         b"system.posix_acl_access" => return Some((POSIX_ACL_ACCESS, b"")),
         b"system.posix_acl_default" => return Some((POSIX_ACL_DEFAULT, b"")),
         _ => {}
     }
-    let prefixes: [(u8, &[u8]); 4] = [(1, b"user."), (4, b"trusted."), (6, b"security."), (7, b"system.")];
+    let prefixes: [(u8, &[u8]); 3] = [(1, b"user."), (4, b"trusted."), (6, b"security.")];
     prefixes.iter().find_map(|(index, prefix)| {
         full.strip_prefix(*prefix).filter(|name| !name.is_empty()).map(|name| (*index, name))
     })
@@ -268,6 +269,7 @@ mod tests {
         assert_eq!(split_name(b"system.posix_acl_default"), Some((3, &b""[..])));
         assert_eq!(split_name(b"user."), None);
         assert_eq!(split_name(b"other.x"), None);
+        assert_eq!(split_name(b"system.data"), None, "of this namespace there are only the ACLs");
     }
 
     #[test]

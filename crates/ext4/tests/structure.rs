@@ -226,6 +226,20 @@ fn what_does_not_fit_says_how_much_would() {
         // Once it overflows, content is not read any more.
         writer.file(parent, b"big", &meta(0o644), &FileMap::dense(300 << 20), &mut content).unwrap();
     };
+    // An entry that is replaced has taken its blocks all the same.
+    let replace = |writer: &mut Writer| {
+        for _ in 0..3 {
+            if let Some(there) = writer.lookup(Node::ROOT, b"again") {
+                writer.remove(there);
+            }
+            add(writer, Node::ROOT, "again", &vec![7; 30 << 20]);
+        }
+    };
+    let mut writer = Writer::new(tempfile::tempfile().unwrap(), Options::new(64 << 20, b"t")).unwrap();
+    replace(&mut writer);
+    let Err(Error::TooSmall { needed, .. }) = writer.finish() else { panic!("64 MiB are not enough") };
+    fsck(&build(dir.path(), Options::new(needed, b"t"), replace).0);
+
     for size in [1u64 << 20, 100 << 20, 300 << 20, 330 << 20] {
         let mut writer = Writer::new(tempfile::tempfile().unwrap(), Options::new(size, b"t")).unwrap();
         fill(&mut writer);

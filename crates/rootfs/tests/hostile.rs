@@ -111,6 +111,75 @@ proptest! {
     }
 }
 
+/// What a merge of layers came to, checked by e2fsck; `None` where that is not installed.
+fn merged(name: &str, layers: &[&[u8]]) -> Option<(tempfile::TempDir, PathBuf)> {
+    let merged = merge(layers).expect("these layers can be merged");
+    (support::have(name, "e2fsck", "e2fsprogs") && support::have(name, "debugfs", "e2fsprogs")).then(|| {
+        support::fsck(&merged.1);
+        merged
+    })
+}
+
+fn debugfs(image: &std::path::Path, request: &str) -> String {
+    let out = std::process::Command::new("debugfs").args(["-R", request]).arg(image).output().unwrap();
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+#[test]
+fn a_link_that_waits_in_a_directory_that_is_replaced_goes_with_it() {
+    let layer = Layer::new()
+        .dir("d/", 0o755)
+        .hard_link("d/waits", "later")
+        .hard_link("twice", "first")
+        .file("d", "a file now")
+        .hard_link("twice", "later")
+        .file("later", "later")
+        .file("first", "first")
+        .done();
+    let name = "a_link_that_waits_in_a_directory_that_is_replaced_goes_with_it";
+    let Some((_dir, image)) = merged(name, &[&layer]) else { return };
+    assert_eq!(debugfs(&image, "cat /d"), "a file now");
+    assert_eq!(debugfs(&image, "cat /twice"), "later");
+    assert!(debugfs(&image, "stat /later").contains("Links: 2"));
+}
+
+#[test]
+fn links_to_links_lead_to_the_same_file_be_they_later_or_hidden() {
+    let lower = Layer::new()
+        .file("a", "the old one")
+        .hard_link("b", "a")
+        .hard_link("c", "./b")
+        .hard_link("x", "y")
+        .hard_link("y", "z")
+        .file("z", "last")
+        .done();
+    let upper = Layer::new().file("a", "a new one").whiteout("b").hard_link("from-above", "c").done();
+    let name = "links_to_links_lead_to_the_same_file_be_they_later_or_hidden";
+    let Some((_dir, image)) = merged(name, &[&lower, &upper]) else { return };
+    assert_eq!(debugfs(&image, "cat /c"), "the old one");
+    assert_eq!(debugfs(&image, "cat /from-above"), "the old one");
+    assert_eq!(debugfs(&image, "cat /x"), "last");
+    assert!(debugfs(&image, "stat /z").contains("Links: 3"));
+    let circle = Layer::new().hard_link("a", "b").hard_link("b", "a").done();
+    assert!(merge(&[&circle]).is_none());
+}
+
+#[test]
+fn bookkeeping_of_old_storage_drivers_is_no_part_of_the_image() {
+    let layer = Layer::new()
+        .dir(".wh..wh.plnk/", 0o700)
+        .file(".wh..wh.plnk/12.34", "linked")
+        .hard_link("one", ".wh..wh.plnk/12.34")
+        .hard_link("two", ".wh..wh.plnk/12.34")
+        .file(".wh..wh.aufs", "")
+        .done();
+    let name = "bookkeeping_of_old_storage_drivers_is_no_part_of_the_image";
+    let Some((_dir, image)) = merged(name, &[&layer]) else { return };
+    assert_eq!(debugfs(&image, "cat /two"), "linked");
+    assert!(debugfs(&image, "stat /one").contains("Links: 2"));
+    assert!(!debugfs(&image, "ls -p /").contains(".wh."));
+}
+
 #[test]
 fn an_archive_that_says_it_holds_more_than_there_is_takes_no_memory_for_it() {
     let layer = Layer::new().lying_file("x", 1 << 62);

@@ -47,7 +47,7 @@ impl Injection<'_> {
             }
             let metadata = self.metadata(0o755);
             let Some((etc, _)) = self.directory(b"etc", &metadata)? else { continue };
-            match self.resolve(path.as_bytes(), false) {
+            match self.resolve(path.as_bytes(), false)? {
                 Place::Free(..) => {
                     let metadata = self.metadata(0o644);
                     self.file(etc, name.as_bytes(), &metadata, content.as_bytes())?;

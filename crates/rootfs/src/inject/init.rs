@@ -108,7 +108,7 @@ impl Injection<'_> {
             self.file(sbin, b"init", &executable, script)?;
             return Ok(Some("--init-script".to_owned()));
         }
-        match self.resolve(b"sbin/init", true) {
+        match self.resolve(b"sbin/init", true)? {
             Place::There(node) if self.writer.kind(node) == Kind::File => {
                 self.say("/sbin/init: the image's own is kept");
                 return Ok(Some("the image's own".to_owned()));

@@ -86,7 +86,7 @@ impl Injection<'_> {
     }
 
     /// Follows a path inside the image, symbolic links included, never out of it.
-    fn resolve(&self, path: &[u8], follow_last: bool) -> Place {
+    fn resolve(&mut self, path: &[u8], follow_last: bool) -> Result<Place, Ext4Error> {
         let mut at = Node::ROOT;
         let mut rest: Vec<Vec<u8>> = parts(path).rev().map(<[u8]>::to_vec).collect();
         let mut links = 0;
@@ -96,25 +96,24 @@ impl Injection<'_> {
                 continue;
             }
             let Some(node) = self.writer.lookup(at, &part) else {
-                return if rest.is_empty() { Place::Free(at, part) } else { Place::Nowhere };
+                return Ok(if rest.is_empty() { Place::Free(at, part) } else { Place::Nowhere });
             };
             match self.writer.kind(node) {
                 Kind::Directory => at = node,
                 Kind::Symlink if !rest.is_empty() || follow_last => {
                     links += 1;
-                    let Some(target) = self.writer.short_symlink(node).filter(|_| links <= MOST_LINKS) else {
-                        return Place::Nowhere;
-                    };
+                    let target = self.writer.symlink_target(node)?.filter(|_| links <= MOST_LINKS);
+                    let Some(target) = target else { return Ok(Place::Nowhere) };
                     if target.starts_with(b"/") {
                         at = Node::ROOT;
                     }
-                    rest.extend(parts(target).rev().map(<[u8]>::to_vec));
+                    rest.extend(parts(&target).rev().map(<[u8]>::to_vec));
                 }
-                _ if rest.is_empty() => return Place::There(node),
-                _ => return Place::Nowhere,
+                _ if rest.is_empty() => return Ok(Place::There(node)),
+                _ => return Ok(Place::Nowhere),
             }
         }
-        Place::There(at)
+        Ok(Place::There(at))
     }
 
     /// The directory at a path, made if it is missing, along with those above it. `None` if something else is in the way.
@@ -124,7 +123,7 @@ impl Injection<'_> {
         let mut at = Node::ROOT;
         for depth in 1..=all.len() {
             let so_far = all[..depth].join(&b'/');
-            at = match self.resolve(&so_far, true) {
+            at = match self.resolve(&so_far, true)? {
                 Place::There(node) if self.writer.kind(node) == Kind::Directory => node,
                 Place::Free(parent, name) => {
                     made = true;

@@ -17,7 +17,7 @@ impl Injection<'_> {
                 self.say(format!("user {name}: has uid {ID} in the image and is the learner"))
             }
             Some(None) => self.add_learner(passwd.as_deref())?,
-            None if matches!(self.resolve(b"etc/passwd", false), Place::Free(..) | Place::Nowhere) => {
+            None if matches!(self.resolve(b"etc/passwd", false)?, Place::Free(..) | Place::Nowhere) => {
                 self.add_learner(None)?;
             }
             // A symbolic link or something larger than any user database.
@@ -35,10 +35,9 @@ impl Injection<'_> {
     }
 
     fn add_learner(&mut self, passwd: Option<&[u8]>) -> Result<(), Ext4Error> {
-        let shell = ["/bin/bash", "/bin/sh"].into_iter().find(|shell| {
-            matches!(self.resolve(shell.as_bytes(), true), Place::There(node) if self.writer.kind(node) == Kind::File)
-        });
-        let shell = shell.unwrap_or("/bin/sh");
+        let bash = self.resolve(b"bin/bash", true)?;
+        let has_bash = matches!(bash, Place::There(node) if self.writer.kind(node) == Kind::File);
+        let shell = if has_bash { "/bin/bash" } else { "/bin/sh" };
         let name = self.free_name(passwd.unwrap_or_default());
         self.append(
             "passwd",

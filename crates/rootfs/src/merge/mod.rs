@@ -14,7 +14,7 @@
 mod hardlink;
 mod path;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::Read;
 
 use clarateach_ext4::{Kind, Metadata, Node, Writer};
@@ -25,6 +25,8 @@ use crate::tar::{Entries, Entry, EntryKind, ReadAt, TarError};
 
 /// The most layers of an image.
 pub const MOST_LAYERS: usize = 4096;
+/// The most names of attributes that are remembered for the warning.
+const MOST_LEFT_OUT: usize = 8;
 /// A file that init injection may change is kept in memory up to this size.
 const LARGEST_KEPT: u64 = 1 << 20;
 /// The files that init injection looks into.
@@ -75,6 +77,8 @@ pub struct Merged {
     pub kept: KeptFiles,
     /// What was met.
     pub counts: Counts,
+    /// Names of extended attributes that were left out, because Linux has no namespace for them; not all if they are many.
+    pub left_out: BTreeSet<Vec<u8>>,
 }
 
 /// What was met on the way, for `--verbose`.
@@ -110,6 +114,7 @@ pub struct Merge {
     pending: Vec<Pending>,
     kept: KeptFiles,
     counts: Counts,
+    left_out: BTreeSet<Vec<u8>>,
     /// The directory of the entry before, which is most often that of the next one too.
     last_parent: Option<(Vec<u8>, Option<Node>)>,
 }
@@ -132,6 +137,7 @@ impl Merge {
             pending: Vec::new(),
             kept: HashMap::new(),
             counts: Counts::default(),
+            left_out: BTreeSet::new(),
             last_parent: None,
         };
         if let Some(lost_found) = merge.writer.lookup(Node::ROOT, b"lost+found") {
@@ -155,10 +161,11 @@ impl Merge {
         self.last_parent = None;
         let mut entries = Entries::new(source);
         let mut whiteouts = Vec::new();
-        while let Some(entry) = entries.next()? {
+        while let Some(mut entry) = entries.next()? {
             if !keep_going(entries.position()) {
                 return Err(MergeError::Interrupted);
             }
+            self.leave_out(&mut entry.metadata);
             self.entry(rank, entry, &mut entries, &mut whiteouts)?;
         }
         // A whiteout beside a directory of the same layer: the directory is new, whatever was there before.
@@ -174,13 +181,15 @@ impl Merge {
     ///
     /// # Errors
     /// [`MergeError::Refused`] for a hard link to what no layer has.
-    pub fn finish(self) -> Result<Merged, MergeError> {
+    pub fn finish(mut self) -> Result<Merged, MergeError> {
         if let Some(link) = self.pending.first() {
             let reason =
                 format!("a hard link to {}, which is not there", String::from_utf8_lossy(&link.target));
             return Err(refused(&link.path, &reason));
         }
-        Ok(Merged { writer: self.writer, kept: self.kept, counts: self.counts })
+        // Whatever was replaced later in its layer, by itself or along with its directory.
+        self.kept.retain(|_, file| self.writer.contains(file.node));
+        Ok(Merged { writer: self.writer, kept: self.kept, counts: self.counts, left_out: self.left_out })
     }
 
     /// Whether the image has overflowed.
@@ -196,6 +205,10 @@ impl Merge {
         whiteouts: &mut Vec<(Node, Box<[u8]>)>,
     ) -> Result<(), MergeError> {
         let parts = path::components(&entry.path).map_err(|reason| refused(&entry.path, reason))?;
+        if path::is_bookkeeping(&parts) {
+            self.counts.markers += 1;
+            return Ok(());
+        }
         let Some((name, directories)) = parts.split_last() else {
             return match entry.kind {
                 EntryKind::Directory => self.describe(Node::ROOT, rank, &entry.metadata),
@@ -382,13 +395,23 @@ impl Merge {
         !self.gone.is_empty() && self.gone.get(&(parent, name.into())).is_some_and(|&layer| layer > rank)
     }
 
+    /// Takes away attributes that other systems put into archives; Linux refuses to set them, and every runtime goes on.
+    fn leave_out(&mut self, metadata: &mut Metadata) {
+        metadata.xattrs.retain(|xattr| {
+            let known = xattr.has_namespace();
+            if !known && self.left_out.len() < MOST_LEFT_OUT {
+                self.left_out.insert(xattr.name.clone());
+            }
+            known
+        });
+    }
+
     fn seal(&mut self, node: Node, rank: u16) {
         let info = self.info_mut(node);
         info.sealed = info.sealed.max(rank);
     }
 
     fn take_away(&mut self, node: Node) {
-        self.kept.retain(|_, file| file.node != node);
         self.writer.remove(node);
         self.last_parent = None;
     }

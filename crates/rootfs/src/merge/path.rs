@@ -21,6 +21,17 @@ pub(super) fn components(path: &[u8]) -> Result<Vec<&[u8]>, &'static str> {
     Ok(parts)
 }
 
+/// The path in the one form that all its spellings have in common; empty for a path that is refused.
+pub(super) fn joined(path: &[u8]) -> Vec<u8> {
+    components(path).map(|parts| parts.join(&b'/')).unwrap_or_default()
+}
+
+/// Whether a path lies in the bookkeeping of an old storage driver, such as `.wh..wh.plnk/`, where it kept what its hard
+/// links point to. It is no part of the image.
+pub(super) fn is_bookkeeping(parts: &[&[u8]]) -> bool {
+    matches!(parts, [first, _, ..] if first.starts_with(b".wh..wh."))
+}
+
 /// What the last component of a path says about the layers below (OCI image-spec, layer.md, "Whiteouts").
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Marker<'a> {
@@ -55,6 +66,12 @@ mod tests {
         for refused in [&b"../etc"[..], b"a/../b", b"/..", b"", b"a\0b"] {
             assert!(components(refused).is_err(), "{refused:?}");
         }
+    }
+
+    #[test]
+    fn spellings_have_one_form() {
+        assert_eq!(joined(b"./etc//hosts/"), b"etc/hosts");
+        assert_eq!(joined(b"/.."), b"");
     }
 
     #[test]

@@ -78,6 +78,14 @@ impl Layer {
         self.append(Self::header(EntryType::Fifo, 0o600, 0), path, b"")
     }
 
+    /// Extends the header of the next entry by a PAX record.
+    pub fn pax(self, key: &str, value: &str) -> Self {
+        let body = |len: usize| format!("{len} {key}={value}\n");
+        let record =
+            (1..).map(body).find(|record| record.starts_with(&format!("{} ", record.len()))).unwrap();
+        self.append(Self::header(EntryType::XHeader, 0o644, record.len() as u64), "pax", record.as_bytes())
+    }
+
     /// A file that says it has more content than follows.
     pub fn lying_file(self, path: &str, size: u64) -> Vec<u8> {
         let mut header = Self::header(EntryType::Regular, 0o644, size);
