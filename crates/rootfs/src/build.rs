@@ -1,5 +1,6 @@
 //! A build from beginning to end.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -10,9 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::error::BuildError;
-use crate::inject::{self, Init};
+use crate::inject::{self, Init, Injected};
 use crate::layer::cache::Cache;
 use crate::layer::unpack::{Fault, LayerError, Unpacking};
+use crate::manifest;
 use crate::merge::{MOST_LAYERS, Merge};
 use crate::progress::Progress;
 use crate::publish::{Output, PublishError};
@@ -21,7 +23,7 @@ use crate::source::{self, Found, Image, ImageName};
 use crate::stamp;
 
 /// Changes whenever the same input gives other bytes, so that nothing older counts as unchanged.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// A layer may unpack to four times the size of the filesystem, since higher layers can hide most of it, and this much.
 const LAYER_SLACK: u64 = 1 << 30;
 /// Bytes of layers after which what was written is sent to the disk.
@@ -172,14 +174,12 @@ fn write(
     for line in &injected.said {
         progress.say(|| line.clone());
     }
-    if injected.init.is_none() {
-        progress.warn(
-            "warning: the image has no /sbin/init and none was added: it boots only with an initramfs that brings one; \
-             set WORKSPACE_BIN to the static workspace binary, put it beside rootfs-builder, or give --init-script",
-        );
-    }
     progress.step("writing directories and inodes", None);
     let (_, summary) = writer.finish()?;
+    // Not before it has succeeded: a failure is one line.
+    for warning in warnings(&image, &merged.left_out, &injected) {
+        progress.warn(&warning);
+    }
     progress.say(|| format!("{} of {} used", readable(summary.used), readable(summary.size)));
     drop(image.fetching);
     Ok(Report {
@@ -195,6 +195,28 @@ fn write(
         unchanged: false,
         milliseconds: 0,
     })
+}
+
+/// What is worth knowing of an image although it can be built.
+fn warnings(image: &Image, left_out: &BTreeSet<Vec<u8>>, injected: &Injected) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(platform) = image.platform.as_ref().filter(|platform| !platform.is_here()) {
+        let here = manifest::architecture();
+        warnings.push(format!("the image is for {platform}, and this machine is linux/{here}"));
+    }
+    if !left_out.is_empty() {
+        let names: Vec<_> = left_out.iter().map(|name| String::from_utf8_lossy(name)).collect();
+        let names = names.join(", ");
+        warnings.push(format!("extended attributes that Linux has no place for were left out: {names}"));
+    }
+    if injected.init.is_none() {
+        warnings.push(
+            "the image has no /sbin/init and none was added: it boots only with an initramfs that brings one; set \
+             WORKSPACE_BIN to the static workspace binary, put it beside rootfs-builder, or give --init-script"
+                .to_owned(),
+        );
+    }
+    warnings
 }
 
 fn merge(

@@ -63,10 +63,14 @@ impl BuildError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Source(SourceError::BadName { .. }) | Self::Init(_) => exit_code::USAGE,
+            Self::Source(SourceError::NoRoom(_)) => exit_code::OUTPUT,
             Self::Source(SourceError::Damaged { .. }) | Self::TooManyLayers(_) => exit_code::DAMAGED,
             Self::Source(_) => exit_code::SOURCE,
             Self::Layer(error) => match &error.fault {
                 Fault::Unpack { source, .. } if is_space(source) => exit_code::OUTPUT,
+                Fault::Fetch(error) if is_space(error) => exit_code::OUTPUT,
+                Fault::Fetch(error) if error.kind() != io::ErrorKind::InvalidData => exit_code::SOURCE,
+                Fault::NoRoom(_) => exit_code::OUTPUT,
                 Fault::Interrupted => exit_code::OTHER,
                 _ => exit_code::DAMAGED,
             },
@@ -96,10 +100,23 @@ impl BuildError {
                 }
                 _ => chain(self),
             },
+            // What it is made of says it all, with the way out.
+            Self::Publish(error) => error.to_string(),
             _ => chain(self),
         };
-        text.replace(['\n', '\r'], " ")
+        printable(&text)
     }
+}
+
+/// Text on one line, and without what a terminal would take for a command: names come from images that anybody made.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\n' | '\r' | '\t' => ' ',
+            c if c.is_control() => char::REPLACEMENT_CHARACTER,
+            c => c,
+        })
+        .collect()
 }
 
 fn is_space(error: &io::Error) -> bool {

@@ -14,7 +14,7 @@ fn temporary() -> MutexGuard<'static, BTreeSet<PathBuf>> {
     TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A file that is removed when it is dropped, or when the process is interrupted, unless it is let go before.
+/// A file, or a directory, that is removed when it is dropped, or when the process is interrupted, unless it is let go before.
 #[derive(Debug)]
 pub struct TemporaryPath(PathBuf);
 
@@ -23,6 +23,18 @@ impl TemporaryPath {
     pub fn new(path: PathBuf) -> Self {
         temporary().insert(path.clone());
         Self(path)
+    }
+
+    /// Takes charge of what `make` creates, atomically with regard to signals: an interrupted process has either not
+    /// created it, or removes it.
+    ///
+    /// # Errors
+    /// What `make` says; nothing is taken charge of then.
+    pub fn made<T, E>(make: impl FnOnce() -> Result<(PathBuf, T), E>) -> Result<(Self, T), E> {
+        let mut list = temporary();
+        let (path, made) = make()?;
+        list.insert(path.clone());
+        Ok((Self(path), made))
     }
 
     /// The file.
@@ -48,8 +60,14 @@ impl Drop for TemporaryPath {
     fn drop(&mut self) {
         if temporary().remove(&self.0) {
             // Best effort: whoever builds next to this path takes the file over.
-            let _ = std::fs::remove_file(&self.0);
+            remove(&self.0);
         }
+    }
+}
+
+fn remove(path: &Path) {
+    if std::fs::remove_file(path).is_err() {
+        let _ = std::fs::remove_dir_all(path);
     }
 }
 
@@ -85,7 +103,7 @@ pub fn install() -> std::io::Result<Arc<AtomicBool>> {
             // Held until the end, so that nothing can be published any more.
             let list = temporary();
             for path in list.iter() {
-                let _ = std::fs::remove_file(path);
+                remove(path);
             }
             std::process::exit(128 + signal);
         }

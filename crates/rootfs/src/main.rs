@@ -1,6 +1,6 @@
 //! `rootfs-builder`: container image in, ext4 root filesystem out.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -14,11 +14,13 @@ fn main() -> ExitCode {
         Err(error) => return fail(&format!("catching signals: {error}"), exit_code::OTHER),
     };
     match run(&arguments, &interrupted) {
-        // A reader that has gone away is no failure of the build.
-        Ok(text) => {
-            let _ = writeln!(std::io::stdout(), "{text}");
-            ExitCode::SUCCESS
-        }
+        Ok(text) => match writeln!(std::io::stdout(), "{text}") {
+            // A reader that has gone away wants no result.
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                fail(&format!("built, but printing the result: {error}"), exit_code::OTHER)
+            }
+            _ => ExitCode::SUCCESS,
+        },
         Err(error) => fail(&error.one_line(), error.exit_code()),
     }
 }

@@ -4,6 +4,7 @@
 //! `docker save`).
 
 use std::collections::HashMap;
+use std::fmt;
 
 use serde::Deserialize;
 
@@ -12,6 +13,9 @@ use crate::merge::MOST_LAYERS;
 
 /// The largest manifest, index or configuration that is read, in bytes.
 pub const LARGEST: u64 = 8 << 20;
+
+/// The annotation with the name of an image in a layout.
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// Why a manifest can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +58,32 @@ pub struct Platform {
     pub os: String,
     /// In Go's words: `amd64`, `arm64`.
     pub architecture: String,
+    /// Which generation of it, where there are several: `v3` of amd64.
+    #[serde(default)]
+    pub variant: Option<String>,
+}
+
+impl Platform {
+    /// Whether it is Linux on a machine like this one.
+    pub fn is_here(&self) -> bool {
+        self.os == "linux" && self.architecture == architecture()
+    }
+
+    /// Whether every machine of the architecture can run it.
+    fn is_baseline(&self) -> bool {
+        let first = if self.architecture == "arm64" { "v8" } else { "v1" };
+        self.variant.as_deref().is_none_or(|variant| variant.is_empty() || variant == first)
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        match &self.variant {
+            Some(variant) if !variant.is_empty() => write!(f, "/{variant}"),
+            _ => Ok(()),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -93,6 +123,12 @@ impl Manifest {
             ));
         }
         match document {
+            // What one program takes for an index and another for an image can't be trusted (CVE-2021-41190).
+            Document { manifests: Some(_), config, layers, .. } if config.is_some() || layers.is_some() => {
+                Err(ManifestError::Invalid(
+                    "the manifest names layers and further manifests at once".to_owned(),
+                ))
+            }
             Document { manifests: Some(list), .. } => Ok(Self::Index(list)),
             Document { config: Some(config), layers: Some(layers), .. } if layers.len() <= MOST_LAYERS => {
                 Ok(Self::Image { config, layers })
@@ -120,7 +156,7 @@ pub fn architecture() -> &'static str {
 pub fn select<'a>(list: &'a [Descriptor], tag: Option<&str>) -> Result<&'a Descriptor, ManifestError> {
     let named = |descriptor: &&Descriptor| {
         tag.is_none_or(|tag| {
-            let name = descriptor.annotations.get("org.opencontainers.image.ref.name");
+            let name = descriptor.annotations.get(REF_NAME);
             name.is_some_and(|name| name == tag || name.rsplit_once(':').is_some_and(|(_, last)| last == tag))
         })
     };
@@ -129,18 +165,31 @@ pub fn select<'a>(list: &'a [Descriptor], tag: Option<&str>) -> Result<&'a Descr
     let images: Vec<&Descriptor> = candidates
         .iter()
         .copied()
-        .filter(|d| d.platform.as_ref().is_none_or(|p| p.os == "linux" && p.architecture == architecture()))
+        .filter(|descriptor| descriptor.platform.as_ref().is_none_or(Platform::is_here))
         .collect();
     let (exact, open): (Vec<&Descriptor>, Vec<&Descriptor>) =
-        images.iter().partition(|d| d.platform.is_some());
-    match (&exact[..], &open[..]) {
-        ([first, rest @ ..], _) if rest.iter().all(|d| d.digest == first.digest) => Ok(first),
-        ([], [first, rest @ ..]) if rest.iter().all(|d| d.digest == first.digest) => Ok(first),
-        ([], []) => {
+        images.iter().partition(|descriptor| descriptor.platform.is_some());
+    // An image that says what it is for is preferred; among those, one that runs on the oldest such machine.
+    let (baseline, newer): (Vec<&Descriptor>, Vec<&Descriptor>) = exact
+        .into_iter()
+        .partition(|descriptor| descriptor.platform.as_ref().is_some_and(Platform::is_baseline));
+    let fitting = [baseline, newer, open].into_iter().find(|list| !list.is_empty()).unwrap_or_default();
+    let name_of = |descriptor: &Descriptor| descriptor.annotations.get(REF_NAME).cloned();
+    match &fitting[..] {
+        [first, rest @ ..]
+            if rest.iter().all(|other| {
+                other.digest == first.digest
+                    // Several for one machine under one name: a runtime takes the first as well.
+                    || first.platform.is_some() && name_of(other) == name_of(first)
+            }) =>
+        {
+            Ok(first)
+        }
+        [] => {
             let machines: Vec<_> = candidates
                 .iter()
-                .filter_map(|d| d.platform.as_ref())
-                .map(|p| format!("{}/{}", p.os, p.architecture))
+                .filter_map(|descriptor| descriptor.platform.as_ref())
+                .map(Platform::to_string)
                 .collect();
             let others = if machines.is_empty() { "nothing".to_owned() } else { machines.join(", ") };
             Err(ManifestError::Invalid(format!(
@@ -148,14 +197,8 @@ pub fn select<'a>(list: &'a [Descriptor], tag: Option<&str>) -> Result<&'a Descr
                 architecture()
             )))
         }
-        // Several variants for one machine (arm/v7, v8): the first is the one a runtime takes as well.
-        ([first, ..], _) if first.platform.is_some() => Ok(first),
-        _ => {
-            let names: Vec<_> = images
-                .iter()
-                .filter_map(|d| d.annotations.get("org.opencontainers.image.ref.name"))
-                .cloned()
-                .collect();
+        several => {
+            let names: Vec<_> = several.iter().filter_map(|descriptor| name_of(descriptor)).collect();
             Err(ManifestError::Invalid(format!(
                 "it holds several images: name one of them ({})",
                 names.join(", ")
@@ -171,12 +214,16 @@ pub struct Config {
     pub diff_ids: Vec<Digest>,
     /// When the image was made, in seconds since 1970; 0 if it does not say.
     pub created: i64,
+    /// The machine it is for, if it says.
+    pub platform: Option<Platform>,
 }
 
 #[derive(Debug, Deserialize)]
 struct ConfigDocument {
     #[serde(default)]
     created: Option<String>,
+    #[serde(flatten)]
+    platform: Option<Platform>,
     rootfs: RootFs,
 }
 
@@ -197,7 +244,8 @@ impl Config {
             return Err(ManifestError::Invalid(format!("the image has more than {MOST_LAYERS} layers")));
         }
         let created = document.created.and_then(|text| text.parse::<jiff::Timestamp>().ok());
-        Ok(Self { diff_ids: document.rootfs.diff_ids, created: created.map_or(0, |time| time.as_second()) })
+        let created = created.map_or(0, |time| time.as_second());
+        Ok(Self { diff_ids: document.rootfs.diff_ids, created, platform: document.platform })
     }
 }
 
@@ -230,7 +278,11 @@ mod tests {
             media_type: String::new(),
             digest: Digest::of(&[byte]),
             size: 1,
-            platform: platform.map(|(os, arch)| Platform { os: os.into(), architecture: arch.into() }),
+            platform: platform.map(|(os, arch)| Platform {
+                os: os.into(),
+                architecture: arch.split('/').next().unwrap().into(),
+                variant: arch.split_once('/').map(|(_, variant)| variant.into()),
+            }),
             annotations: name
                 .map(|name| ("org.opencontainers.image.ref.name".to_owned(), name.to_owned()))
                 .into_iter()
@@ -250,6 +302,38 @@ mod tests {
         let error = select(&list[..2], None).unwrap_err().to_string();
         assert!(error.contains("linux/riscv64"), "{error}");
         assert!(select(&[], None).is_err());
+    }
+
+    #[test]
+    fn of_several_generations_the_one_for_all_machines_is_taken() {
+        let here = |variant: &str| format!("{}{variant}", architecture());
+        let (newest, newer, plain) = (here("/v9"), here("/v3"), here(""));
+        let list = [
+            descriptor(1, Some(("linux", &newest)), None),
+            descriptor(2, Some(("linux", &newer)), None),
+            descriptor(3, Some(("linux", &plain)), None),
+        ];
+        assert_eq!(select(&list, None).unwrap().digest, Digest::of(&[3]));
+        assert_eq!(select(&list[..2], None).unwrap().digest, Digest::of(&[1]), "better than none");
+    }
+
+    #[test]
+    fn images_of_different_names_are_not_confused_because_they_are_for_the_same_machine() {
+        let machine = Some(("linux", architecture()));
+        let list = [descriptor(1, machine, Some("one")), descriptor(2, machine, Some("two"))];
+        let error = select(&list, None).unwrap_err().to_string();
+        assert!(error.contains("one, two"), "{error}");
+        assert_eq!(select(&list, Some("two")).unwrap().digest, Digest::of(&[2]));
+    }
+
+    #[test]
+    fn a_document_that_can_be_read_in_two_ways_is_refused() {
+        let json = format!(
+            r#"{{"schemaVersion":2,"manifests":[],"config":{{"digest":"{0}","size":1}},"layers":[]}}"#,
+            Digest::of(b"")
+        );
+        let error = Manifest::parse(json.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("at once"), "{error}");
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! What is shown while a build runs: a bar on a terminal, lines otherwise, on standard error.
 
+use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::error::printable;
 use crate::size::readable;
 
 /// Without a terminal, a line says this often how far a long step is.
@@ -85,14 +87,16 @@ impl Progress {
         }
     }
 
-    /// A line that is always shown.
-    pub fn warn(&self, line: &str) {
-        self.line(&format!("rootfs-builder: {line}"));
+    /// A warning, which is always shown.
+    pub fn warn(&self, warning: &str) {
+        self.line(&format!("rootfs-builder: warning: {warning}"));
     }
 
-    #[expect(clippy::print_stderr, reason = "this is where the tool speaks")]
+    /// Whoever reads may have gone away, which is no reason to stop.
     fn line(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("{line}"));
+        self.bar.suspend(|| {
+            let _ = writeln!(io::stderr(), "{}", printable(line));
+        });
     }
 
     /// Takes the bar away.

@@ -101,8 +101,12 @@ impl Output {
         let target = directory.join(name);
         if target.is_symlink() {
             // The file behind a link is replaced, not the link.
-            let fail = |source| PublishError::Io { operation: "following", path: target.clone(), source };
-            return fs::canonicalize(&target).map_err(fail);
+            return fs::canonicalize(&target).map_err(|source| match source.kind() {
+                io::ErrorKind::NotFound => {
+                    bad("it is a symbolic link that leads nowhere: remove it, or give another --output")
+                }
+                _ => PublishError::Io { operation: "following", path: target.clone(), source },
+            });
         }
         Ok(target)
     }
@@ -119,27 +123,29 @@ impl Output {
             let path = target.clone();
             move |source| PublishError::Io { operation, path, source }
         };
-        loop {
-            let mut options = OpenOptions::new();
-            let file = options.read(true).write(true).create(true).truncate(false).open(&partial);
-            let file = file.map_err(io("creating"))?;
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(Errno::WOULDBLOCK) => return Err(PublishError::Locked(target)),
-                Err(error) => return Err(io("locking")(error.into())),
+        let (temporary, file) = TemporaryPath::made(|| {
+            loop {
+                let mut options = OpenOptions::new();
+                let file = options.read(true).write(true).create(true).truncate(false).open(&partial);
+                let file = file.map_err(io("creating"))?;
+                match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                    Ok(()) => {}
+                    Err(Errno::WOULDBLOCK) => return Err(PublishError::Locked(target.clone())),
+                    Err(error) => return Err(io("locking")(error.into())),
+                }
+                // Whoever held the lock may have published or removed this file in the meantime.
+                let ours = file.metadata().map_err(io("creating"))?;
+                if fs::metadata(&partial)
+                    .is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
+                {
+                    return Ok((partial.clone(), file));
+                }
             }
-            // Whoever held the lock may have published or removed this file in the meantime.
-            let ours = file.metadata().map_err(io("creating"))?;
-            if fs::metadata(&partial)
-                .is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
-            {
-                let temporary = TemporaryPath::new(partial);
-                // Readable by all like any other file of this kind, whatever the umask of a cron job.
-                let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-                file.set_permissions(mode).map_err(io("creating"))?;
-                return Ok(Self { target, temporary, file });
-            }
-        }
+        })?;
+        // Readable by all like any other file of this kind, whatever the umask of a cron job.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        file.set_permissions(mode).map_err(io("creating"))?;
+        Ok(Self { target, temporary, file })
     }
 
     /// The file to write to.

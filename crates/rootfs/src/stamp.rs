@@ -10,6 +10,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::build::Report;
+use crate::interrupt::TemporaryPath;
 use crate::layer::cache::Cache;
 
 /// What is noted.
@@ -39,12 +40,10 @@ pub(crate) fn write(cache: &Cache, output: &Path, key: &str, report: &Report) {
     let (Some(path), Some(stamp)) = (cache.note(output), stamp_of(output, key, report.clone())) else {
         return;
     };
-    let Some(directory) = path.parent() else { return };
-    let written = tempfile::NamedTempFile::new_in(directory).and_then(|mut file| {
-        serde_json::to_writer(&mut file, &stamp)?;
-        file.persist(&path).map_err(|error| error.error)
-    });
-    if written.is_err() {
+    let name = path.with_extension(std::process::id().to_string());
+    let temporary = TemporaryPath::new(name.clone());
+    let text = serde_json::to_vec(&stamp).unwrap_or_default();
+    if fs::write(&name, text).and_then(|()| temporary.publish(&path)).is_err() {
         let _ = fs::remove_file(path);
     }
 }

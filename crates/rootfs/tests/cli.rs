@@ -251,6 +251,88 @@ fn an_image_s_own_init_and_users_are_kept() {
 }
 
 #[test]
+fn an_init_behind_a_long_link_is_the_image_s_own() {
+    if !have("an_init_behind_a_long_link_is_the_image_s_own", "debugfs", "e2fsprogs") {
+        return;
+    }
+    let bench = Bench::new();
+    let store = "nix/store/0123456789abcdefghijklmnopqrstuv-systemd-256.7/lib/systemd";
+    let layer = Layer::new()
+        .executable(&format!("{store}/systemd"), "an init")
+        .symlink("sbin/init", &format!("/{store}/systemd"));
+    let image = oci(&bench, &[layer.done()]);
+    let output = bench.out().join("rootfs.ext4");
+    let workspace = bench.path("workspace-binary");
+    fs::write(&workspace, "the workspace").unwrap();
+    let said = run(bench
+        .builder(&image, &output)
+        .args(["--size", "64M", "--format=json"])
+        .env("WORKSPACE_BIN", &workspace));
+    assert!(said.contains("the image's own"), "{said}");
+    assert!(debugfs(&output, "cat /sbin/init").contains(store));
+    fsck(&output);
+}
+
+#[test]
+fn user_databases_of_a_directory_that_is_replaced_go_with_it() {
+    let bench = Bench::new();
+    let layer = Layer::new()
+        .file("etc/passwd", "root:x:0:0::/:/bin/sh\n")
+        .file("etc/hosts", "")
+        .file("etc", "no directory")
+        .dir("etc/", 0o755)
+        .file("etc/motd", "hello");
+    let image = oci(&bench, &[layer.done()]);
+    let output = bench.out().join("rootfs.ext4");
+    run(bench.builder(&image, &output).args(["--size", "64M"]));
+    if have("user_databases_of_a_directory_that_is_replaced_go_with_it", "debugfs", "e2fsprogs") {
+        fsck(&output);
+        assert!(debugfs(&output, "cat /etc/passwd").contains("learner"));
+        assert!(debugfs(&output, "cat /etc/hosts").contains("localhost"));
+    }
+}
+
+#[test]
+fn attributes_that_linux_has_no_place_for_are_left_out_with_a_warning() {
+    if !have("attributes_that_linux_has_no_place_for_are_left_out_with_a_warning", "debugfs", "e2fsprogs") {
+        return;
+    }
+    let bench = Bench::new();
+    let layer = base()
+        .pax("SCHILY.xattr.com.apple.provenance", "x")
+        .file("from-a-mac", "x")
+        .pax("SCHILY.xattr.user.note", "kept")
+        .file("noted", "x");
+    let image = oci(&bench, &[layer.done()]);
+    let output = bench.out().join("rootfs.ext4");
+    let out = bench.builder(&image, &output).args(["--size", "64M"]).output().unwrap();
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert!(out.status.success() && said.contains("com.apple.provenance"), "{said}");
+    assert!(debugfs(&output, "ea_list /noted").contains("user.note"));
+    assert!(!debugfs(&output, "ea_list /from-a-mac").contains("apple"));
+    fsck(&output);
+}
+
+#[test]
+fn nobody_need_read_what_is_said_and_nothing_in_it_commands_the_terminal() {
+    let bench = Bench::new();
+    let layer = base().hard_link("\u{1b}[2Jwiped", "nowhere");
+    let image = oci(&bench, &[layer.done()]);
+    let output = bench.out().join("rootfs.ext4");
+    let out = bench.builder(&image, &output).args(["--size", "64M"]).output().unwrap();
+    refused(&out, 4, &["[2Jwiped", "not there"]);
+    assert!(!out.stderr.contains(&0x1b));
+
+    let image = oci(&bench, &[base().done()]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = bench.builder(&image, &output);
+    command.args(["--size", "64M", "--verbose"]).stderr(writer.try_clone().unwrap()).stdout(writer);
+    assert!(command.status().unwrap().success());
+    assert!(output.is_file());
+}
+
+#[test]
 fn an_empty_image_becomes_bootable_as_well() {
     if !have("an_empty_image_becomes_bootable_as_well", "debugfs", "e2fsprogs") {
         return;

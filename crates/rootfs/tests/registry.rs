@@ -39,6 +39,12 @@ struct Behaviour {
     too_much: bool,
     /// Answers with 503.
     down: bool,
+    /// Answers with 429 the first time it is asked for anything.
+    busy: bool,
+    /// Answers with this instead of a layer.
+    layers_give: Option<u16>,
+    /// Sends another manifest than the one whose digest was asked for.
+    swaps: bool,
 }
 
 #[derive(Debug)]
@@ -165,7 +171,17 @@ async fn get_manifest(
     if let Some(refusal) = challenge(&registry, &headers) {
         return refusal;
     }
+    if registry.behaviour.busy {
+        let mut requests = registry.requests.lock().unwrap();
+        if !requests.contains(&reference) {
+            requests.push(reference);
+            return StatusCode::TOO_MANY_REQUESTS.into_response();
+        }
+    }
     match registry.manifests.get(&reference) {
+        Some(json) if registry.behaviour.swaps && reference != "v1" => {
+            [&json[..], b" "].concat().into_response()
+        }
         Some(json) => {
             let media_type = if reference == "v1" { "index" } else { "manifest" };
             let media_type = format!("application/vnd.oci.image.{media_type}.v1+json");
@@ -192,6 +208,12 @@ async fn get_blob(State(registry): Shared, Path(digest): Path<String>, headers: 
     let mut blob = blob.clone();
     let is_layer = registry.layers.contains(&digest);
     let behaviour = registry.behaviour;
+    if behaviour.busy && first {
+        return StatusCode::TOO_MANY_REQUESTS.into_response();
+    }
+    if let Some(code) = behaviour.layers_give.filter(|_| is_layer) {
+        return StatusCode::from_u16(code).unwrap().into_response();
+    }
     if is_layer && behaviour.damages {
         let middle = blob.len() / 2;
         blob[middle] ^= 1;
@@ -294,9 +316,21 @@ fn a_connection_that_breaks_off_is_taken_up_again() {
 }
 
 #[test]
+fn a_registry_that_is_busy_is_asked_again() {
+    let bench = Bench::new();
+    let served = serve(&layers(), Behaviour { busy: true, token: true, ..Behaviour::default() });
+    run(&mut builder(&bench, &served.image()));
+    assert_eq!(served.requests_for(&served.registry.layers[0]), 2);
+}
+
+#[test]
 fn faults_of_a_registry_are_named() {
-    let cases: [(Behaviour, i32, &[&str]); 4] = [
-        (Behaviour { breaks: true, ..Behaviour::default() }, 4, &["layer sha256:"]),
+    let cases: [(Behaviour, i32, &[&str]); 8] = [
+        (Behaviour { layers_give: Some(500), ..Behaviour::default() }, 3, &["layer sha256:", "answers 500"]),
+        (Behaviour { layers_give: Some(404), ..Behaviour::default() }, 3, &["does not have it"]),
+        (Behaviour { layers_give: Some(403), ..Behaviour::default() }, 3, &["docker login"]),
+        (Behaviour { swaps: true, ..Behaviour::default() }, 4, &["getting the manifest", "digest"]),
+        (Behaviour { breaks: true, ..Behaviour::default() }, 3, &["layer sha256:", "registry "]),
         (Behaviour { damages: true, ..Behaviour::default() }, 4, &["layer sha256:"]),
         (Behaviour { too_much: true, ..Behaviour::default() }, 4, &["layer sha256:"]),
         (Behaviour { down: true, ..Behaviour::default() }, 3, &["503"]),

@@ -5,6 +5,8 @@ pub mod cache;
 pub mod spool;
 pub mod unpack;
 
+use std::io;
+
 use crate::digest::Digest;
 use blob::Bytes;
 
@@ -19,4 +21,9 @@ pub struct Layer {
     pub diff_id: Digest,
     /// Known to be a plain tar archive, although it may not be all there yet.
     pub plain: bool,
+}
+
+/// What to say when nameless files can't be made or written.
+pub(crate) fn no_room(error: &io::Error) -> String {
+    format!("no room to store or unpack it (CLARATEACH_CACHE_DIR, else TMPDIR, says where): {error}")
 }

@@ -61,6 +61,14 @@ impl Spool {
         self.grown.notify_all();
     }
 
+    /// Why nothing more will come, if that is so.
+    pub fn failure(&self) -> Option<io::Error> {
+        match &self.lock().end {
+            End::Failed(kind, reason) => Some(io::Error::new(*kind, reason.clone())),
+            End::Open | End::Complete => None,
+        }
+    }
+
     /// The file behind it.
     pub fn file(&self) -> &File {
         &self.file

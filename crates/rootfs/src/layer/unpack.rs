@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 
-use super::Layer;
 use super::blob::Bytes;
 use super::cache::{Cache, FileState};
 use super::spool::Spool;
+use super::{Layer, no_room};
 use crate::digest::Digest;
 use crate::tar::ReadAt;
 
@@ -41,6 +41,12 @@ pub enum Fault {
         /// Why it failed.
         source: io::Error,
     },
+    /// It could not be fetched.
+    #[error("{0}")]
+    Fetch(io::Error),
+    /// There is no place to unpack it to, or not enough.
+    #[error("{}", no_room(.0))]
+    NoRoom(io::Error),
     /// Its bytes are not those that the manifest or the configuration names.
     #[error("its digest is {found}, but should be {wanted}: the image is damaged, get it anew")]
     Mismatch {
@@ -186,7 +192,8 @@ impl Unpacking {
                     continue;
                 }
             }
-            let file = cache.nameless_file().map_err(fail("making a place to unpack it to"))?;
+            let room = |source| LayerError { layer: layer.diff_id, fault: Fault::NoRoom(source) };
+            let file = cache.nameless_file().map_err(room)?;
             let to = Arc::new(Spool::new(file));
             unpack.push_back(job(Task::Unpack { from: layer.bytes.clone(), to: Arc::clone(&to) }));
             let bytes = Bytes::Spool(Arc::clone(&to));
@@ -210,14 +217,18 @@ impl Unpacking {
         loop {
             let Some(job) = self.lock_jobs().pop_front() else { return };
             if let Err(fault) = self.run(&job, interrupted) {
-                let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-                // A wrong digest explains a broken archive, and not the other way round.
-                let better = matches!(fault, Fault::Mismatch { .. } | Fault::DamagedCache)
-                    && !matches!(failed.as_ref().map(|error| &error.fault), Some(Fault::Mismatch { .. }));
-                if failed.is_none() || better {
-                    *failed = Some(LayerError { layer: job.layer, fault });
-                }
+                self.note(job.layer, fault);
             }
+        }
+    }
+
+    fn note(&self, layer: Digest, fault: Fault) {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        // A wrong digest explains a broken archive, and not the other way round.
+        let better = matches!(fault, Fault::Mismatch { .. } | Fault::DamagedCache)
+            && !matches!(failed.as_ref().map(|error| &error.fault), Some(Fault::Mismatch { .. }));
+        if failed.is_none() || better {
+            *failed = Some(LayerError { layer, fault });
         }
     }
 
@@ -233,12 +244,16 @@ impl Unpacking {
     fn run(&self, job: &Job, interrupted: &AtomicBool) -> Result<(), Fault> {
         match &job.task {
             Task::Unpack { from, to } => {
-                let done = unpack(from, to, self.limit, interrupted);
-                match &done {
+                match unpack(from, to, self.limit, interrupted) {
                     Ok(()) => to.finish(Ok(())),
-                    Err(fault) => to.finish(Err(&io::Error::other(fault.to_string()))),
+                    Err(fault) => {
+                        let reason = io::Error::other(fault.to_string());
+                        // Before those who wait for it hear of it: what they say explains nothing.
+                        self.note(job.layer, fault);
+                        to.finish(Err(&reason));
+                    }
                 }
-                done
+                Ok(())
             }
             Task::Check { bytes, wanted, then } => {
                 let before = state(bytes);
@@ -271,13 +286,23 @@ fn state(bytes: &Bytes) -> Option<FileState> {
     }
 }
 
+/// Why bytes that are still coming will not come.
+fn failure(bytes: &Bytes) -> Option<io::Error> {
+    match bytes {
+        Bytes::File { .. } => None,
+        Bytes::Spool(spool) => spool.failure(),
+    }
+}
+
 fn is_checked(cache: &Cache, digest: &Digest, bytes: &Bytes) -> bool {
     state(bytes).is_some_and(|state| cache.is_checked(digest, &state))
 }
 
 fn unpack(from: &Bytes, to: &Spool, limit: u64, interrupted: &AtomicBool) -> Result<(), Fault> {
-    let reading =
-        |source| Fault::Unpack { operation: "unpacking it failed, it is corrupt or cut off", source };
+    let reading = |source| match failure(from) {
+        Some(error) => Fault::Fetch(error),
+        None => Fault::Unpack { operation: "unpacking it failed, it is corrupt or cut off", source },
+    };
     let mut start = [0; 4];
     let len = from.read_at(&mut start, 0).map_err(reading)?;
     let mut decoder = Compression::of(&start[..len]).decoder(from.reader()).map_err(reading)?;
@@ -295,10 +320,7 @@ fn unpack(from: &Bytes, to: &Spool, limit: u64, interrupted: &AtomicBool) -> Res
         if total > limit {
             return Err(Fault::Bomb { limit });
         }
-        to.append(&piece[..len]).map_err(|source| Fault::Unpack {
-            operation: "no room to unpack it to (CLARATEACH_CACHE_DIR says where)",
-            source,
-        })?;
+        to.append(&piece[..len]).map_err(Fault::NoRoom)?;
     }
 }
 
@@ -307,9 +329,10 @@ fn hash(bytes: &Bytes, interrupted: &AtomicBool) -> Result<Digest, Fault> {
     let mut piece = vec![0; PIECE];
     let mut at = 0;
     loop {
-        let len = bytes
-            .read_at(&mut piece, at)
-            .map_err(|source| Fault::Unpack { operation: "reading it to check its digest", source })?;
+        let len = bytes.read_at(&mut piece, at).map_err(|source| match failure(bytes) {
+            Some(error) => Fault::Fetch(error),
+            None => Fault::Unpack { operation: "reading it to check its digest", source },
+        })?;
         if len == 0 {
             return Ok(Digest::from_hash(hash));
         }

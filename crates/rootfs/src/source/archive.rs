@@ -71,12 +71,15 @@ fn unpacked(bytes: Bytes, place: &str) -> Result<Bytes, SourceError> {
     if compression == Compression::None {
         return Ok(bytes);
     }
-    let file = tempfile::tempfile().map_err(|error| SourceError::damaged(place, error))?;
+    let file = tempfile::tempfile().map_err(SourceError::NoRoom)?;
     let spool = Spool::new(file);
     compression
         .decoder(bytes.reader())
         .and_then(|mut decoder| io::copy(&mut decoder, &mut SpoolWriter(&spool)))
-        .map_err(|error| SourceError::damaged(place, format!("unpacking it: {error}")))?;
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => SourceError::NoRoom(error),
+            _ => SourceError::damaged(place, format!("unpacking it: {error}")),
+        })?;
     spool.finish(Ok(()));
     Ok(Bytes::Spool(Arc::new(spool)))
 }

@@ -44,16 +44,13 @@ fn open(
     }) {
         return Ok(image);
     }
-    let file = cache.nameless_file().map_err(|error| SourceError::damaged(&place, error))?;
+    let file = cache.nameless_file().map_err(SourceError::NoRoom)?;
     let spool = Arc::new(Spool::new(file));
     runtime.block_on(async {
         let mut stream = docker.export_image(id);
         while let Some(piece) = stream.next().await {
             let piece = piece.map_err(|error| failed(&format!("getting {place}"), id, error))?;
-            spool.append(&piece).map_err(|source| {
-                let reason = format!("no room to store it (CLARATEACH_CACHE_DIR says where): {source}");
-                SourceError::damaged(&place, reason)
-            })?;
+            spool.append(&piece).map_err(SourceError::NoRoom)?;
         }
         Ok(())
     })?;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::{ImageName, SourceError};
+use crate::interrupt::{TemporaryPath, output_of};
 
 /// Builds a Dockerfile, its directory being the context, and says which image came of it. With a name, the image gets it.
 ///
@@ -26,7 +27,8 @@ pub fn build(dockerfile: &Path, name: Option<&str>, verbose: bool) -> Result<Ima
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let scratch = tempfile::tempdir().map_err(|error| failed(error.to_string()))?;
+    let (scratch, ()) = TemporaryPath::made(|| tempfile::tempdir().map(|made| (made.keep(), ())))
+        .map_err(|error| failed(error.to_string()))?;
     let id_file = scratch.path().join("id");
     let mut command = Command::new("docker");
     command.arg("build").arg("--file").arg(dockerfile).arg("--iidfile").arg(&id_file);
@@ -40,7 +42,7 @@ pub fn build(dockerfile: &Path, name: Option<&str>, verbose: bool) -> Result<Ima
     } else {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
     }
-    let output = crate::interrupt::output_of(&mut command).map_err(|error| match error.kind() {
+    let output = output_of(&mut command).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
             failed("the docker command is needed for --dockerfile: install it".to_owned())
         }

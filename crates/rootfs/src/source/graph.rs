@@ -87,8 +87,8 @@ pub(super) fn open(root: &Path, id: &Digest, origin: &str, cache: &Cache) -> Opt
         }
     };
     std::thread::Builder::new().name("layers".to_owned()).spawn(assemble).ok()?;
-    let (config, created) = (*id, config.created);
-    Some(Image { config, created, layers, origin: origin.to_owned(), fetching: None })
+    let Config { created, platform, .. } = config;
+    Some(Image { config: *id, created, platform, layers, origin: origin.to_owned(), fetching: None })
 }
 
 /// Puts the archive of a layer together.

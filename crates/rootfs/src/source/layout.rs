@@ -70,8 +70,15 @@ pub(super) fn oci_image(files: &dyn Files, found: &OciManifest) -> Result<Image,
         Ok(Layer { bytes, digest: Some(descriptor.digest), diff_id: *diff_id, plain: false })
     });
     let layers = layers.collect::<Result<_, _>>()?;
-    let (config, created) = (found.config.digest, config.created);
-    Ok(Image { config, created, layers, origin: files.place(), fetching: None })
+    let Config { created, platform, .. } = config;
+    Ok(Image {
+        config: found.config.digest,
+        created,
+        platform,
+        layers,
+        origin: files.place(),
+        fetching: None,
+    })
 }
 
 /// The configuration of the only image that `docker save` put into an archive.
@@ -129,6 +136,7 @@ pub(super) fn saved_image(files: &dyn Files, saved: &SavedConfig) -> Result<Imag
     Ok(Image {
         config: saved.digest,
         created: saved.config.created,
+        platform: saved.config.platform.clone(),
         layers,
         origin: files.place(),
         fetching: None,

@@ -14,9 +14,9 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::digest::{Digest, NotADigest};
-use crate::layer::Layer;
 use crate::layer::cache::Cache;
-use crate::manifest::ManifestError;
+use crate::layer::{Layer, no_room};
+use crate::manifest::{ManifestError, Platform};
 
 pub use dockerfile::build as build_dockerfile;
 pub use reference::ImageName;
@@ -28,6 +28,8 @@ pub struct Image {
     pub config: Digest,
     /// When it was made, in seconds since 1970.
     pub created: i64,
+    /// The machine it is for, if it says.
+    pub platform: Option<Platform>,
     /// Its layers, the lowest first.
     pub layers: Vec<Layer>,
     /// Where it came from, in words.
@@ -158,6 +160,9 @@ pub enum SourceError {
         /// Why.
         source: io::Error,
     },
+    /// There is no place to store what is fetched, or not enough.
+    #[error("{}", no_room(.0))]
+    NoRoom(io::Error),
     /// What is there is damaged or no image.
     #[error("{place}: {reason}")]
     Damaged {

@@ -149,7 +149,8 @@ impl<R: ReadAt> Entries<R> {
             return Err(malformed("a sparse map with more data than the entry has"));
         }
         self.next = end.next_multiple_of(BLOCK as u64);
-        let metadata = metadata(header, pax).ok_or_else(|| malformed("an unreadable mode, owner or time"))?;
+        let metadata = metadata(header, pax)
+            .ok_or_else(|| malformed("a mode, owner or time that is unreadable or too large"))?;
         Ok(Entry { path, kind, metadata, position })
     }
 

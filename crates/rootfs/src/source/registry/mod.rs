@@ -3,6 +3,9 @@
 //! Source: OCI distribution-spec. The client library does names, tokens and requests; blobs stream into nameless files that
 //! the build reads while they grow.
 
+mod fault;
+
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,20 +17,19 @@ use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference, RegistryOperation};
 use tokio::sync::Semaphore;
 
+use self::fault::{ATTEMPTS, broken, describe, patiently, pause};
 use super::{Found, Image, SourceError, in_manifest};
 use crate::digest::Digest;
-use crate::layer::Layer;
 use crate::layer::blob::Bytes;
 use crate::layer::cache::Cache;
 use crate::layer::spool::Spool;
+use crate::layer::{Layer, no_room};
 use crate::manifest::{self, Config, Descriptor, Manifest};
 
 const CONNECT: Duration = Duration::from_secs(10);
 /// Without a byte for this long, a registry is taken to be gone.
 const SILENCE: Duration = Duration::from_secs(30);
 const AT_ONCE: usize = 3;
-/// Attempts per blob; each goes on where the last one broke off.
-const ATTEMPTS: usize = 4;
 /// Indexes in indexes, at most this deep.
 const DEEPEST: usize = 4;
 
@@ -83,14 +85,13 @@ impl Registry {
     /// The manifest for this machine.
     async fn manifest(&self) -> Result<(Descriptor, Vec<Descriptor>), SourceError> {
         let auth = credentials(&self.host);
-        self.client
-            .auth(&self.reference, &auth, RegistryOperation::Pull)
-            .await
-            .map_err(|error| self.failed("asking for a token", error))?;
+        let ask = || self.client.auth(&self.reference, &auth, RegistryOperation::Pull);
+        patiently(ask).await.map_err(|error| describe(&self.reference, "asking for a token", error))?;
         let mut reference = self.reference.clone();
         for _ in 0..DEEPEST {
-            let pulled = self.client.pull_manifest_raw(&reference, &auth, ACCEPTED).await;
-            let (json, _) = pulled.map_err(|error| self.failed("getting the manifest", error))?;
+            let pulled = patiently(|| self.client.pull_manifest_raw(&reference, &auth, ACCEPTED)).await;
+            let (json, _) =
+                pulled.map_err(|error| describe(&self.reference, "getting the manifest", error))?;
             match Manifest::parse(&json).map_err(in_manifest(&reference))? {
                 Manifest::Image { config, layers } => return Ok((config, layers)),
                 Manifest::Index(list) => {
@@ -124,7 +125,7 @@ impl Registry {
                 opened.push(Layer { bytes, digest: None, diff_id, plain: false });
                 continue;
             }
-            let file = cache.nameless_file().map_err(|error| SourceError::damaged(&self.reference, error))?;
+            let file = cache.nameless_file().map_err(SourceError::NoRoom)?;
             let spool = Arc::new(Spool::new(file));
             wanted.push((descriptor.clone(), Arc::clone(&spool)));
             opened.push(Layer {
@@ -153,8 +154,9 @@ impl Registry {
         };
         runtime.spawn(fetch_all);
         let origin = format!("docker://{}", registry.reference);
-        let (config, created) = (config.digest, parsed.created);
-        Ok(Image { config, created, layers: opened, origin, fetching: Some(Fetching(runtime)) })
+        let Config { created, platform, .. } = parsed;
+        let fetching = Some(Fetching(runtime));
+        Ok(Image { config: config.digest, created, platform, layers: opened, origin, fetching })
     }
 
     async fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>, SourceError> {
@@ -162,11 +164,21 @@ impl Registry {
             return Err(SourceError::damaged(&self.reference, "its configuration is too large"));
         }
         let digest = descriptor.digest.to_string();
-        let stream = self.client.pull_blob_stream(&self.reference, &digest[..]).await;
-        let mut stream = stream.map_err(|error| self.failed("getting the configuration", error))?.stream;
+        let stream = patiently(|| self.client.pull_blob_stream(&self.reference, &digest[..])).await;
+        let stream = stream.map_err(|error| describe(&self.reference, "getting the configuration", error));
+        let mut stream = stream?.stream;
         let mut json = Vec::new();
         while let Some(piece) = stream.next().await {
-            json.extend_from_slice(&piece.map_err(|error| self.broken(&error))?);
+            let piece = piece.map_err(|error| match broken(&self.host, &error) {
+                error if error.kind() == io::ErrorKind::InvalidData => {
+                    SourceError::damaged(&self.reference, format!("its configuration: {error}"))
+                }
+                error => {
+                    let reason = format!("getting the configuration: {error}");
+                    SourceError::Registry { registry: self.host.clone(), reason }
+                }
+            })?;
+            json.extend_from_slice(&piece);
             if json.len() as u64 > descriptor.size {
                 break;
             }
@@ -178,22 +190,22 @@ impl Registry {
     }
 
     /// Fetches a blob, going on where it broke off. Its digest is checked by whoever reads it.
-    async fn fetch(&self, descriptor: &Descriptor, spool: &Spool) -> Result<(), std::io::Error> {
-        let mut last = std::io::Error::other("it was not tried");
+    async fn fetch(&self, descriptor: &Descriptor, spool: &Spool) -> io::Result<()> {
+        let mut last = io::Error::other("it was not tried");
         for attempt in 0..ATTEMPTS {
-            if attempt > 0 {
-                tokio::time::sleep(Duration::from_millis(100 << attempt)).await;
+            tokio::time::sleep(pause(attempt)).await;
+            let done = self.fetch_rest(descriptor, spool).await;
+            if spool.len() == descriptor.size {
+                return Ok(());
             }
-            match self.fetch_rest(descriptor, spool).await {
-                Ok(()) if spool.len() == descriptor.size => return Ok(()),
+            last = match done {
                 Ok(()) => {
                     let reason = format!("it is cut off after {} of {} bytes", spool.len(), descriptor.size);
-                    last = std::io::Error::other(reason);
+                    io::Error::new(io::ErrorKind::InvalidData, reason)
                 }
-                // Too much, not found or refused: another attempt would end the same way.
+                Err(Fetch::Broken(error)) => error,
                 Err(Fetch::Final(error)) => return Err(error),
-                Err(Fetch::Broken(error)) => last = error,
-            }
+            };
         }
         Err(last)
     }
@@ -211,77 +223,38 @@ impl Registry {
             }
         };
         let (mut skip, mut stream) = request.await.map_err(|error: OciDistributionError| {
-            let text = std::io::Error::other(self.failed("getting a layer", error).to_string());
-            if matches!(&text.to_string(), reason if reason.contains("can't be reached")) {
-                Fetch::Broken(text)
-            } else {
-                Fetch::Final(text)
+            if fault::is_missing(&error) {
+                let reason =
+                    format!("registry {} does not have it, although the manifest names it", self.host);
+                return Fetch::Final(io::Error::new(io::ErrorKind::NotFound, reason));
             }
+            let again = fault::passes(&error) || fault::is_silence(&error);
+            let reason = io::Error::other(describe(&self.reference, "getting a layer", error).to_string());
+            if again { Fetch::Broken(reason) } else { Fetch::Final(reason) }
         })?;
         while let Some(piece) = stream.next().await {
-            let piece = piece.map_err(Fetch::Broken)?;
+            let piece = piece.map_err(|error| Fetch::Broken(broken(&self.host, &error)))?;
             let known = skip.min(piece.len() as u64);
             skip -= known;
             if spool.len() + (piece.len() as u64 - known) > descriptor.size {
                 let reason =
                     format!("registry {} sends more than the {} bytes it said", self.host, descriptor.size);
-                return Err(Fetch::Final(std::io::Error::other(reason)));
+                return Err(Fetch::Final(io::Error::new(io::ErrorKind::InvalidData, reason)));
             }
-            spool.append(&piece[known as usize..]).map_err(Fetch::Final)?;
+            spool
+                .append(&piece[known as usize..])
+                .map_err(|error| Fetch::Final(io::Error::new(error.kind(), no_room(&error))))?;
         }
         Ok(())
     }
-
-    fn broken(&self, error: &std::io::Error) -> SourceError {
-        SourceError::Registry { registry: self.host.clone(), reason: error.to_string() }
-    }
-
-    fn failed(&self, operation: &str, error: OciDistributionError) -> SourceError {
-        use OciDistributionError as E;
-        let registry = self.host.clone();
-        let unauthorised = || SourceError::Registry {
-            registry: registry.clone(),
-            reason: format!(
-                "{} may not be pulled: check the name, or log in with `docker login {}`",
-                self.reference, self.host
-            ),
-        };
-        let missing = || SourceError::NotFound {
-            name: self.reference.to_string(),
-            place: format!("in registry {}: check name and tag", self.host),
-        };
-        match error {
-            E::UnauthorizedError { .. } | E::AuthenticationFailure(_) => unauthorised(),
-            E::ImageManifestNotFoundError(_) | E::ServerError { code: 404, .. } => missing(),
-            E::ServerError { code: 401 | 403, .. } => unauthorised(),
-            E::RegistryError { envelope, .. } => {
-                let text = envelope.to_string();
-                let codes =
-                    format!("{:?}", envelope.errors.iter().map(|error| &error.code).collect::<Vec<_>>());
-                if codes.contains("Unknown") {
-                    return missing();
-                }
-                if codes.contains("Unauthorized") || codes.contains("Denied") {
-                    return unauthorised();
-                }
-                SourceError::Registry { registry, reason: format!("{operation}: {text}") }
-            }
-            E::ServerError { code, .. } => SourceError::Registry {
-                registry,
-                reason: format!("{operation}: it answers {code}, try again later"),
-            },
-            E::RequestError(error) => {
-                let reason = format!("{operation}: it can't be reached ({})", root_cause(&error));
-                SourceError::Registry { registry, reason }
-            }
-            other => SourceError::Registry { registry, reason: format!("{operation}: {}", one_line(&other)) },
-        }
-    }
 }
 
+/// Why a blob, or the rest of it, did not come.
 enum Fetch {
-    Final(std::io::Error),
-    Broken(std::io::Error),
+    /// Another attempt would end the same way.
+    Final(io::Error),
+    /// Another attempt may go on from here.
+    Broken(io::Error),
 }
 
 /// Registries on this machine speak HTTP without TLS.
@@ -301,18 +274,6 @@ fn credentials(host: &str) -> RegistryAuth {
         Ok(DockerCredential::UsernamePassword(user, password)) => RegistryAuth::Basic(user, password),
         Ok(DockerCredential::IdentityToken(_)) | Err(_) => RegistryAuth::Anonymous,
     }
-}
-
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut at = error;
-    while let Some(source) = at.source() {
-        at = source;
-    }
-    at.to_string()
-}
-
-fn one_line(error: &OciDistributionError) -> String {
-    error.to_string().replace('\n', " ")
 }
 
 #[cfg(test)]
