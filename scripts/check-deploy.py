@@ -268,7 +268,7 @@ def unknown(node, fields, path):
 
 
 def settings() -> set[str]:
-    source = (ROOT / "crates/server/src/config.rs").read_text(encoding="utf-8")
+    source = (ROOT / "crates/server/src/config/settings.rs").read_text(encoding="utf-8")
     table = source[source.index("pub const SETTINGS") : source.index("];", source.index("pub const SETTINGS"))]
     return set(re.findall(r'\(\s*"([A-Z_]+)",', table))
 
@@ -301,7 +301,7 @@ def check_cloud_run() -> str:
 
 def check_image() -> str:
     text = re.sub(r"\\\n", " ", (DEPLOY / "Dockerfile").read_text(encoding="utf-8"))
-    stages, copied, ignored = set(), 0, (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    stages, copied, ignored = set(), [], (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
     for line in text.splitlines():
         word, _, rest = line.strip().partition(" ")
         if word == "FROM":
@@ -314,7 +314,7 @@ def check_image() -> str:
             for source in rest.split()[:-1]:
                 assert (ROOT / source).exists(), f"COPY {rest}: {source} is not in the repository"
                 assert source not in ignored, f"COPY {rest}: .dockerignore keeps {source} out"
-                copied += 1
+                copied.append(ROOT / source)
     last = text[text.rindex("FROM ") :]
     user = re.search(r"^USER (\d+):(\d+)$", last, re.M)
     assert user and int(user[1]) > 0, "the image runs as root"
@@ -323,7 +323,12 @@ def check_image() -> str:
     members = yaml.safe_load(json.dumps(re.findall(r'^    "([\w/]+)",$', (ROOT / "Cargo.toml").read_text("utf-8"), re.M)))
     for member in members:
         assert member.split("/")[0] in {"crates", "tests"}, f"{member} is not copied into the build"
-    return f"{copied} sources"
+    # What the code takes in as it is compiled, from wherever in the repository.
+    for file in (ROOT / "crates").glob("**/src/**/*.rs"):
+        for taken in re.findall(r'include_(?:str|bytes)!\("([^"]+)"\)', file.read_text(encoding="utf-8")):
+            path = (file.parent / taken).resolve()
+            assert any(path.is_relative_to(source) for source in copied), f"{path.relative_to(ROOT)} is not copied into the build"
+    return f"{len(copied)} sources"
 
 
 def main() -> int:
