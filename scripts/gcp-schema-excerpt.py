@@ -13,16 +13,20 @@ import json
 import sys
 
 METHODS = {
-    "instances": ["insert", "get", "list", "start", "stop", "delete", "setLabels", "getSerialPortOutput"],
+    "instances": [
+        "insert", "get", "list", "aggregatedList", "start", "stop", "delete", "setLabels", "setDiskAutoDelete",
+        "getSerialPortOutput",
+    ],
     "disks": ["insert", "get", "list", "delete", "createSnapshot"],
     "snapshots": ["get", "list", "delete", "setLabels"],
     "zoneOperations": ["get", "list", "wait"],
     "globalOperations": ["get", "wait"],
-}
+}  # fmt: skip
 SCHEMAS = [
     "AccessConfig", "AdvancedMachineFeatures", "AttachedDisk", "AttachedDiskInitializeParams", "Disk", "DiskList",
-    "GlobalSetLabelsRequest", "Instance", "InstanceList", "InstancesSetLabelsRequest", "Metadata", "NetworkInterface",
-    "Operation", "OperationList", "Scheduling", "SerialPortOutput", "ServiceAccount", "Snapshot", "SnapshotList", "Tags",
+    "GlobalSetLabelsRequest", "Instance", "InstanceAggregatedList", "InstanceList", "InstancesScopedList",
+    "InstancesSetLabelsRequest", "Metadata", "NetworkInterface", "Operation", "OperationList", "Scheduling",
+    "SerialPortOutput", "ServiceAccount", "Snapshot", "SnapshotList", "Tags",
 ]  # fmt: skip
 KEPT = ["type", "format", "$ref", "enum", "location", "required"]
 

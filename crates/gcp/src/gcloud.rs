@@ -28,6 +28,13 @@ impl Gcloud {
         self
     }
 
+    fn filtered(self, filter: Option<&str>) -> Self {
+        match filter {
+            Some(filter) => self.flag(format!("--filter={filter}")),
+            None => self,
+        }
+    }
+
     fn at(self, place: &ProjectInZone) -> Self {
         self.flag(format!("--zone={}", place.zone)).flag(format!("--project={}", place.project))
     }
@@ -152,16 +159,21 @@ pub fn delete(place: &ProjectInZone, name: &ResourceName) -> Gcloud {
     instance(place, "delete", name).flag("--quiet")
 }
 
-/// `gcloud compute instances list`.
+/// `gcloud compute instances list` of one zone.
 #[must_use]
 pub fn list(place: &ProjectInZone, filter: Option<&str>) -> Gcloud {
-    let mut command = Gcloud::new(&["compute", "instances", "list"])
+    Gcloud::new(&["compute", "instances", "list"])
         .flag(format!("--project={}", place.project))
-        .flag(format!("--zones={}", place.zone));
-    if let Some(filter) = filter {
-        command = command.flag(format!("--filter={filter}"));
-    }
-    command
+        .flag(format!("--zones={}", place.zone))
+        .filtered(filter)
+}
+
+/// `gcloud compute instances list` of all zones.
+#[must_use]
+pub fn list_everywhere(place: &ProjectInZone, filter: Option<&str>) -> Gcloud {
+    Gcloud::new(&["compute", "instances", "list"])
+        .flag(format!("--project={}", place.project))
+        .filtered(filter)
 }
 
 /// `gcloud compute instances get-serial-port-output`.
@@ -171,12 +183,22 @@ pub fn serial_port_output(place: &ProjectInZone, name: &ResourceName, follow: bo
     instance(place, verb, name)
 }
 
-/// `gcloud compute ssh`, on one line.
+/// `gcloud compute ssh`, on one line: a shell, or a command there.
 #[must_use]
-pub fn ssh(place: &ProjectInZone, name: &ResourceName, internal_ip: bool) -> Gcloud {
-    let mut command = Gcloud::new(&["compute", "ssh", name.as_str()]).at(place);
+pub fn ssh(
+    place: &ProjectInZone,
+    name: &ResourceName,
+    user: Option<&str>,
+    internal_ip: bool,
+    remote: &str,
+) -> Gcloud {
+    let target = user.map_or_else(|| name.to_string(), |user| format!("{user}@{name}"));
+    let mut command = Gcloud::new(&["compute", "ssh", &target]).at(place);
     if internal_ip {
         command = command.flag("--internal-ip");
+    }
+    if !remote.is_empty() {
+        command = command.flag(format!("--command={remote}"));
     }
     Gcloud { one_line: true, ..command }
 }
@@ -238,8 +260,12 @@ mod tests {
   --instance-termination-action=STOP"
         );
         assert_eq!(
-            ssh(&place(), &name("clara2"), false).to_string(),
+            ssh(&place(), &name("clara2"), None, false, "").to_string(),
             "gcloud compute ssh clara2 --zone=us-central1-b --project=clarateach"
+        );
+        assert_eq!(
+            ssh(&place(), &name("clara2"), Some("root"), true, "uname -r").to_string(),
+            "gcloud compute ssh root@clara2 --zone=us-central1-b --project=clarateach --internal-ip '--command=uname -r'"
         );
     }
 

@@ -27,9 +27,9 @@ pub use credentials::Credentials;
 pub use error::{GcpError, Kind, OperationError, Refusal};
 pub use machine_type::{MachineType, UnfitMachineType};
 pub use model::{
-    AccessConfig, AdvancedMachineFeatures, AttachedDisk, Disk, InitializeParams, Instance, InstanceStatus,
-    Metadata, MetadataItem, NetworkInterface, Operation, OperationStatus, Scheduling, SerialPortOutput,
-    ServiceAccount, Snapshot, SnapshotStatus, Tags, Warning, last_segment,
+    AccessConfig, AdvancedMachineFeatures, AttachedDisk, Disk, Everywhere, InitializeParams, Instance,
+    InstanceStatus, Metadata, MetadataItem, NetworkInterface, Operation, OperationStatus, Scheduling,
+    SerialPortOutput, ServiceAccount, Snapshot, SnapshotStatus, Tags, Warning, last_segment,
 };
 pub use names::{BadName, Label, ResourceName};
 pub use spec::{Boot, DEFAULT_SCOPES, Image, InstanceSpec};

@@ -58,7 +58,7 @@ pub enum Format {
 pub enum Command {
     /// Create a worker VM with nested virtualisation.
     Create(Box<create::Create>),
-    /// List VMs.
+    /// List the project's VMs.
     List(list::List),
     /// Show one VM.
     Get(get::Get),

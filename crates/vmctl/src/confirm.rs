@@ -12,7 +12,7 @@ pub(crate) async fn confirm(context: &Context, what: &str, name: &str) -> Result
     }
     if !std::io::stdin().is_terminal() {
         return Err(Failure::NotConfirmed(format!(
-            "{what}; nothing was done, because there is no terminal to ask on. Give --yes if that is meant"
+            "nothing was done, because there is no terminal to ask on; {what}. Give --yes if that is meant"
         )));
     }
     let _ = write!(std::io::stderr(), "{what}.\nType {name} to go on: ");

@@ -17,6 +17,8 @@ const DEFAULT_ZONE: &str = "us-central1-a";
 pub struct Context {
     /// Project and zone.
     pub place: ProjectInZone,
+    /// Whether the command line names that zone.
+    pub zone_is_given: bool,
     /// Where the API is.
     pub endpoint: Endpoint,
     /// How results are printed.
@@ -58,6 +60,7 @@ impl Context {
         };
         Ok(Self {
             place: ProjectInZone::new(&project, &zone)?,
+            zone_is_given: global.zone.is_some(),
             endpoint,
             format: global.format,
             dry_run: global.dry_run,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use clarateach_gcp::gcloud::Gcloud;
 use clarateach_gcp::{Instance, ResourceName, gcloud};
 
 use crate::context::Context;
@@ -28,6 +29,11 @@ impl Way {
         !self.no_gcloud && program("gcloud").is_some()
     }
 
+    /// As a command of gcloud's.
+    pub(crate) fn gcloud(&self, context: &Context, name: &ResourceName, remote: &str) -> Gcloud {
+        gcloud::ssh(&context.place, name, self.user.as_deref(), self.internal_ip, remote)
+    }
+
     /// The command that runs `remote` on the VM, or opens a shell without one. `instance` is needed without gcloud.
     pub(crate) fn command(
         &self,
@@ -39,14 +45,7 @@ impl Way {
         let remote = remote.join(" ");
         if self.by_gcloud() {
             let mut command = Command::new("gcloud");
-            let mut arguments = gcloud::ssh(&context.place, name, self.internal_ip).arguments();
-            if let Some(user) = &self.user {
-                arguments[2] = format!("{user}@{name}");
-            }
-            command.args(arguments);
-            if !remote.is_empty() {
-                command.arg(format!("--command={remote}"));
-            }
+            command.args(self.gcloud(context, name, &remote).arguments());
             return Ok(command);
         }
         if program("ssh").is_none() {

@@ -8,7 +8,9 @@ use serde_json::json;
 use super::{Compute, ProjectInZone};
 use crate::call::Call;
 use crate::error::GcpError;
-use crate::model::{Disk, Instance, Operation, Page, SerialPortOutput, Snapshot};
+use crate::model::{
+    Disk, Everywhere, Instance, Operation, Page, ScopedPage, SerialPortOutput, Snapshot, last_segment,
+};
 use crate::names::ResourceName;
 use crate::spec::InstanceSpec;
 
@@ -40,6 +42,13 @@ impl ProjectInZone {
         listing(self.zonal("instances"), filter)
     }
 
+    /// `instances.aggregatedList`, one page of it: every zone's.
+    #[must_use]
+    pub fn list_instances_everywhere(&self, filter: Option<&str>) -> Call {
+        let path = format!("projects/{}/aggregated/instances", self.project);
+        listing(path, filter)
+    }
+
     /// `instances.start`.
     #[must_use]
     pub fn start_instance(&self, name: &ResourceName) -> Call {
@@ -68,6 +77,14 @@ impl ProjectInZone {
     ) -> Call {
         Call::change(Method::POST, self.zonal(&format!("instances/{name}/setLabels")))
             .with_body(&json!({"labels": labels, "labelFingerprint": fingerprint}))
+    }
+
+    /// `instances.setDiskAutoDelete`: whether a disk goes with the instance.
+    #[must_use]
+    pub fn set_disk_auto_delete(&self, name: &ResourceName, device: &str, goes: bool) -> Call {
+        Call::change(Method::POST, self.zonal(&format!("instances/{name}/setDiskAutoDelete")))
+            .with("autoDelete", goes.to_string())
+            .with("deviceName", device)
     }
 
     /// `instances.getSerialPortOutput` of port 1, from a byte on.
@@ -185,6 +202,29 @@ impl Compute {
     /// See [`GcpError`].
     pub async fn instances(&self, filter: Option<&str>) -> Result<Vec<Instance>, GcpError> {
         self.send_pages(&self.place.list_instances(filter)).await
+    }
+
+    /// All instances of the project that the filter takes, whichever zone they are in.
+    ///
+    /// # Errors
+    /// See [`GcpError`].
+    pub async fn instances_everywhere(&self, filter: Option<&str>) -> Result<Everywhere, GcpError> {
+        let first = self.place.list_instances_everywhere(filter);
+        let (mut all, mut call) = (Everywhere::default(), first.clone());
+        loop {
+            let page: ScopedPage = self.send(&call).await?;
+            all.unreachable.extend(page.unreachables.iter().map(|scope| last_segment(scope).to_owned()));
+            for (name, scope) in page.items {
+                if scope.warning.and_then(|warning| warning.code).as_deref() == Some("UNREACHABLE") {
+                    all.unreachable.insert(last_segment(&name).to_owned());
+                }
+                all.instances.extend(scope.instances);
+            }
+            match page.next_page_token.filter(|token| !token.is_empty()) {
+                Some(token) => call = first.clone().with("pageToken", token),
+                None => return Ok(all),
+            }
+        }
     }
 
     /// A disk; none: it is not there.

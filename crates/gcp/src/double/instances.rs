@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::answers::No;
+use super::attached::{attach, release};
 use super::operations::{Change, Failure, Plan, start};
 use super::world::{DiskRow, InstanceRow, Key, World, now, short, text, zonal_url};
 use super::{PROJECT, Shared};
@@ -14,11 +15,11 @@ use crate::names::ResourceName;
 
 type Request<'a> = Option<&'a String>;
 
-fn key(zone: &str, name: &str) -> Key {
+pub(super) fn key(zone: &str, name: &str) -> Key {
     (zone.to_owned(), name.to_owned())
 }
 
-fn nothing() -> Change {
+pub(super) fn nothing() -> Change {
     Box::new(|_| Ok(()))
 }
 
@@ -94,6 +95,7 @@ pub(super) fn insert(
         "diskSizeGb": disk.value["sizeGb"],
         "interface": "SCSI",
     }]);
+    let others = attach(world, zone, body, &url, &mut value)?;
     let mut disk = disk;
     disk.value["users"] = json!([url]);
     world.disks.insert(disk_key.clone(), disk);
@@ -107,6 +109,7 @@ pub(super) fn insert(
         if let Err(failure) = room {
             world.instances.remove(&begin_key);
             world.disks.remove(&begin_disk);
+            others.iter().for_each(|other| release(world, other));
             return Err(failure);
         }
         set_status(world, &begin_key, "STAGING");
@@ -145,7 +148,7 @@ fn shown(world: &mut World, zone: &str, body: &Value, id: u64) -> Value {
     if let Some(interfaces) = value["networkInterfaces"].as_array_mut() {
         for interface in interfaces {
             interface["networkIP"] = format!("10.128.0.{host}").into();
-            if let Some(configs) = interface["accessConfigs"].as_array_mut() {
+            if let Some(configs) = interface.get_mut("accessConfigs").and_then(Value::as_array_mut) {
                 for config in configs {
                     config["natIP"] = format!("34.66.0.{host}").into();
                 }
@@ -242,8 +245,8 @@ pub(super) fn delete(
             let disk_key = (key.0.clone(), last_segment(text(disk, "source")).to_owned());
             if disk["autoDelete"] == true {
                 super::storage::drop_disk(world, &disk_key);
-            } else if let Some(disk) = world.disks.get_mut(&disk_key) {
-                disk.value["users"] = json!([]);
+            } else {
+                release(world, &disk_key);
             }
         }
         Ok(())

@@ -9,6 +9,7 @@
 //! Stricter than Google: a snapshot fails when its disk goes before it is ready.
 
 mod answers;
+mod attached;
 mod faults;
 mod filter;
 mod identity;
@@ -179,6 +180,11 @@ impl ComputeDouble {
         }
     }
 
+    /// A zone does not answer: lists over all zones say so.
+    pub fn cut_off(&self, zone: &str) {
+        self.shared.world().unreachable.insert(zone.to_owned());
+    }
+
     /// CPUs that may run at once.
     pub fn set_quota(&self, cpus: u32) {
         self.shared.world().cpus = cpus;
@@ -203,6 +209,14 @@ impl ComputeDouble {
         instances::put(&self.shared, zone, name, content);
     }
 
+    /// Attaches another disk to an instance, as somebody would by hand: of 200 GB, it goes with the instance.
+    ///
+    /// # Panics
+    /// When the instance is not there.
+    pub fn put_disk(&self, zone: &str, instance: &str, disk: &str, content: &str) {
+        attached::put_disk(&self.shared, zone, instance, disk, content);
+    }
+
     /// Changes fields of an instance, as somebody would by hand.
     ///
     /// # Panics
@@ -212,6 +226,16 @@ impl ComputeDouble {
         let instance =
             world.instances.get_mut(&(zone.to_owned(), name.to_owned())).expect("the instance is there");
         change(&mut instance.value);
+    }
+
+    /// Changes fields of a disk, as somebody would by hand.
+    ///
+    /// # Panics
+    /// When it is not there.
+    pub fn change_disk(&self, zone: &str, name: &str, change: impl FnOnce(&mut Value)) {
+        let mut world = self.shared.world();
+        let disk = world.disks.get_mut(&(zone.to_owned(), name.to_owned())).expect("the disk is there");
+        change(&mut disk.value);
     }
 
     /// An instance as the API shows it.
@@ -286,11 +310,5 @@ impl ComputeDouble {
     #[must_use]
     pub fn recorded(&self) -> Vec<Recorded> {
         self.shared.world().recorded.clone()
-    }
-
-    /// Whether some operation is not over.
-    #[must_use]
-    pub fn is_busy(&self) -> bool {
-        self.shared.world().operations.values().any(|operation| operation["status"] != "DONE")
     }
 }

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use super::answers::No;
 use super::faults::{Fault, Side};
 use super::schema::{Method, misfits};
-use super::world::{Recorded, ZONES};
-use super::{PROJECT, Shared, filter, identity, instances, storage};
+use super::world::{Recorded, World, ZONES};
+use super::{PROJECT, Shared, attached, filter, identity, instances, storage};
 
 type Parameters = BTreeMap<String, String>;
 
@@ -191,6 +191,11 @@ async fn dispatch(
             let of_zone = world.instances.iter().filter(|((of, _), _)| of == zone);
             page(shared, "compute#instanceList", of_zone.map(|((_, name), row)| (name, &row.value)), query)
         }
+        "instances.aggregatedList" => {
+            let world = shared.world();
+            aggregated(shared, &world, query)
+        }
+        "instances.setDiskAutoDelete" => attached::set_disk_auto_delete(shared, zone, instance, query),
         "disks.insert" => storage::insert(shared, zone, &body, request),
         "disks.get" => {
             let world = shared.world();
@@ -229,13 +234,57 @@ async fn dispatch(
     }
 }
 
-/// A page of a list: entries after the token's, by name.
+/// A page of a list.
 fn page<'a>(
     shared: &Shared,
     kind: &str,
     all: impl Iterator<Item = (&'a String, &'a Value)>,
     query: &Parameters,
 ) -> Result<Value, No> {
+    let (items, next) = cut(shared, all.map(|(name, value)| (name.clone(), value)), query)?;
+    let mut answer = json!({"kind": kind, "id": "list"});
+    if !items.is_empty() {
+        answer["items"] = items.into_iter().map(|(_, value)| value.clone()).collect::<Vec<_>>().into();
+    }
+    if let Some(next) = next {
+        answer["nextPageToken"] = next.into();
+    }
+    Ok(answer)
+}
+
+/// A page of the list of all zones' instances: each zone's under its name, a warning where there is none.
+fn aggregated(shared: &Shared, world: &World, query: &Parameters) -> Result<Value, No> {
+    let answering = world.instances.iter().filter(|((zone, _), _)| !world.unreachable.contains(zone));
+    let all = answering.map(|((zone, name), row)| (format!("{zone} {name}"), &row.value));
+    let (found, next) = cut(shared, all, query)?;
+    let mut items = serde_json::Map::new();
+    for zone in ZONES {
+        let here = found.iter().filter(|(key, _)| key.split(' ').next() == Some(*zone));
+        let here: Vec<&Value> = here.map(|(_, value)| *value).collect();
+        let scope = if world.unreachable.contains(*zone) {
+            json!({"warning": {"code": "UNREACHABLE", "message": "The scope could not be reached."}})
+        } else if here.is_empty() {
+            json!({"warning": {"code": "NO_RESULTS_ON_PAGE", "message": "There are no results for scope on this page."}})
+        } else {
+            json!({"instances": here})
+        };
+        items.insert(format!("zones/{zone}"), scope);
+    }
+    let mut answer = json!({"kind": "compute#instanceAggregatedList", "id": "list", "items": items});
+    if let Some(next) = next {
+        answer["nextPageToken"] = next.into();
+    }
+    Ok(answer)
+}
+
+type Entry<'a> = (String, &'a Value);
+
+/// The entries after the token's, by their keys, as many as fit on a page; and the token of the next one.
+fn cut<'a>(
+    shared: &Shared,
+    all: impl Iterator<Item = Entry<'a>>,
+    query: &Parameters,
+) -> Result<(Vec<Entry<'a>>, Option<String>), No> {
     let wanted: usize = match query.get("maxResults") {
         Some(text) => text
             .parse()
@@ -254,10 +303,9 @@ fn page<'a>(
         ),
         None => None,
     };
-    let mut items = Vec::new();
-    let mut next = None;
-    for (name, value) in all {
-        if after.as_ref().is_some_and(|after| name <= after) {
+    let mut items: Vec<Entry<'a>> = Vec::new();
+    for (key, value) in all {
+        if after.as_ref().is_some_and(|after| key <= *after) {
             continue;
         }
         if let Some(expression) = query.get("filter")
@@ -266,18 +314,10 @@ fn page<'a>(
             continue;
         }
         if items.len() == size {
-            let last: &Value = &items[size - 1];
-            next = last["name"].as_str().map(|name| format!("after-{name}"));
-            break;
+            let next = items.last().map(|(last, _)| format!("after-{last}"));
+            return Ok((items, next));
         }
-        items.push(value.clone());
+        items.push((key, value));
     }
-    let mut answer = json!({"kind": kind, "id": "list"});
-    if !items.is_empty() {
-        answer["items"] = items.into();
-    }
-    if let Some(next) = next {
-        answer["nextPageToken"] = next.into();
-    }
-    Ok(answer)
+    Ok((items, None))
 }

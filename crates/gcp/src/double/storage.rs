@@ -30,6 +30,7 @@ pub(super) fn new_disk(
         return Err(No::invalid("resource.name", format!("'{name}'. Must be a match of regex")));
     }
     let id = world.number();
+    let disk_type = params["diskType"].as_str().map_or("pd-standard", last_segment);
     let mut value = json!({
         "kind": "compute#disk",
         "id": id.to_string(),
@@ -38,7 +39,7 @@ pub(super) fn new_disk(
         "status": "CREATING",
         "creationTimestamp": now(),
         "selfLink": zonal_url(zone, "disks", name),
-        "type": zonal_url(zone, "diskTypes", "pd-standard"),
+        "type": zonal_url(zone, "diskTypes", disk_type),
         "users": [],
     });
     if let Some(labels) = params.get("labels") {

@@ -5,6 +5,8 @@ mod instance;
 mod operation;
 mod storage;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::Deserialize;
 
 pub use instance::{
@@ -65,6 +67,38 @@ macro_rules! status {
     };
 }
 use status;
+
+/// Instances of every zone.
+#[derive(Debug, Clone, Default)]
+pub struct Everywhere {
+    /// The instances.
+    pub instances: Vec<Instance>,
+    /// Zones that did not answer: what they have is not among the instances.
+    pub unreachable: BTreeSet<String>,
+}
+
+/// A page of a list over all zones.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ScopedPage {
+    /// By `zones/{zone}`.
+    #[serde(default)]
+    pub(crate) items: BTreeMap<String, Scope>,
+    #[serde(default)]
+    pub(crate) unreachables: Vec<String>,
+    #[serde(default)]
+    pub(crate) next_page_token: Option<String>,
+}
+
+/// What one zone has.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Scope {
+    #[serde(default)]
+    pub(crate) instances: Vec<Instance>,
+    /// Why there are none: `NO_RESULTS_ON_PAGE`, `UNREACHABLE`.
+    #[serde(default)]
+    pub(crate) warning: Option<Warning>,
+}
 
 /// A page of a list.
 #[derive(Debug, Clone, Deserialize)]

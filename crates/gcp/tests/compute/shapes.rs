@@ -72,6 +72,8 @@ fn every_call() -> Vec<(&'static str, Call)> {
         ("instances.insert", place.insert_instance(&from_snapshot)),
         ("instances.get", place.get_instance(&worker)),
         ("instances.list", place.list_instances(Some("labels.installation=abc"))),
+        ("instances.aggregatedList", place.list_instances_everywhere(Some("labels.a=b"))),
+        ("instances.setDiskAutoDelete", place.set_disk_auto_delete(&worker, "data", false)),
         ("instances.start", place.start_instance(&worker)),
         ("instances.stop", place.stop_instance(&worker)),
         ("instances.delete", place.delete_instance(&worker)),

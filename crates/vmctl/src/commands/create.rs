@@ -69,9 +69,9 @@ pub struct Shape {
     /// N1, N2 or C2: only they have nested virtualisation.
     #[arg(long, default_value_t = MachineType::default(), value_name = "TYPE")]
     pub machine_type: MachineType,
-    /// The boot disk's size in GB.
-    #[arg(long, default_value_t = 50, value_name = "GB", value_parser = clap::value_parser!(u32).range(10..=65_536))]
-    pub disk_size: u32,
+    /// The boot disk's size in GB; 50 unless given, and as large as the disk or snapshot that it is made of.
+    #[arg(long, value_name = "GB", value_parser = clap::value_parser!(u32).range(10..=65_536))]
+    pub disk_size: Option<u32>,
     /// A VM that is not preempted, at the full price; else Spot.
     #[arg(long)]
     pub standard: bool,
@@ -80,7 +80,7 @@ pub struct Shape {
 impl Shape {
     pub(crate) fn spec(&self, name: ResourceName) -> InstanceSpec {
         let mut spec = InstanceSpec::new(name, self.machine_type.clone());
-        spec.disk_gb = self.disk_size;
+        spec.disk_gb = self.disk_size.unwrap_or(spec.disk_gb);
         spec.spot = !self.standard;
         spec
     }

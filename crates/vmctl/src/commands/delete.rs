@@ -28,9 +28,14 @@ impl Delete {
             return Ok(());
         }
         let compute = context.compute()?;
+        // A name that is wrong is told before anything is deleted.
+        let mut instances = Vec::new();
         for name in &self.names {
-            let instance = context.instance(&compute, name).await?;
-            let what = format!("{name} in {} is deleted: {}", context.place.zone, fate_of_disks(&instance));
+            instances.push((name, context.instance(&compute, name).await?));
+        }
+        for (name, instance) in instances {
+            let what =
+                format!("{name} in {} will be deleted: {}", context.place.zone, fate_of_disks(&instance));
             confirm(context, &what, name.as_str()).await?;
             match complete(&compute, &context.place.delete_instance(name), &format!("deleting {name}")).await
             {
@@ -75,7 +80,7 @@ fn fate_of_disks(instance: &Instance) -> String {
         .map(|disk| {
             let name = last_segment(disk.source.as_deref().unwrap_or("?"));
             if disk.auto_delete == Some(true) {
-                format!("the disk {name} is deleted with all that is on it")
+                format!("the disk {name} goes with all that is on it")
             } else {
                 format!("the disk {name} stays")
             }

@@ -6,8 +6,9 @@ use clarateach_gcp::{Label, gcloud};
 use crate::context::Context;
 use crate::dry_run::DryRun;
 use crate::failure::Failure;
+use crate::output;
 
-/// List VMs.
+/// List the project's VMs, whichever zone they are in; with --zone those of that zone.
 #[derive(Debug, Args)]
 pub struct List {
     /// Only those with this label; may be given several times.
@@ -20,15 +21,27 @@ impl List {
         let terms: Vec<String> =
             self.labels.iter().map(|label| format!("labels.{}={}", label.key, label.value)).collect();
         let filter = (!terms.is_empty()).then(|| terms.join(" AND "));
+        let (place, filter) = (&context.place, filter.as_deref());
         if context.dry_run {
-            let place = &context.place;
-            let run = DryRun::default()
-                .call(place.list_instances(filter.as_deref()))
-                .command(gcloud::list(place, filter.as_deref()));
-            run.print(context);
+            let (call, command) = if context.zone_is_given {
+                (place.list_instances(filter), gcloud::list(place, filter))
+            } else {
+                (place.list_instances_everywhere(filter), gcloud::list_everywhere(place, filter))
+            };
+            DryRun::default().call(call).command(command).print(context);
             return Ok(());
         }
-        context.print_instances(context.compute()?.instances(filter.as_deref()).await?);
+        let compute = context.compute()?;
+        if context.zone_is_given {
+            context.print_instances(compute.instances(filter).await?);
+            return Ok(());
+        }
+        let found = compute.instances_everywhere(filter).await?;
+        context.print_instances(found.instances);
+        if !found.unreachable.is_empty() {
+            let zones = found.unreachable.into_iter().collect::<Vec<_>>().join(", ");
+            output::note(&format!("these zones did not answer, and what they have is not listed: {zones}"));
+        }
         Ok(())
     }
 }

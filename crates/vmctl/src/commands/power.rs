@@ -45,6 +45,12 @@ impl Start {
                 output::note(&format!("{name} runs already"));
                 continue;
             }
+            if found == InstanceStatus::Suspended {
+                let zone = &context.place.zone;
+                return Err(Failure::Other(format!(
+                    "{name} is suspended: it goes on with `gcloud compute instances resume {name} --zone={zone}`"
+                )));
+            }
             if !found.is_stopped() {
                 let why = format!(
                     "{name} is {found}; it can be started when it has stopped: try again in a minute"

@@ -3,7 +3,7 @@
 use std::os::unix::process::CommandExt;
 
 use clap::Args;
-use clarateach_gcp::{ResourceName, gcloud};
+use clarateach_gcp::ResourceName;
 
 use crate::context::Context;
 use crate::dry_run::DryRun;
@@ -26,7 +26,7 @@ pub struct Ssh {
 impl Ssh {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         if context.dry_run {
-            let command = gcloud::ssh(&context.place, &self.name, self.way.internal_ip);
+            let command = self.way.gcloud(context, &self.name, &self.command.join(" "));
             DryRun::default().command(command).print(context);
             return Ok(());
         }

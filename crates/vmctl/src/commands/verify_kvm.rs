@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use clap::Args;
-use clarateach_gcp::{Instance, InstanceStatus, ResourceName, gcloud};
+use clarateach_gcp::{Instance, InstanceStatus, ResourceName};
 use serde_json::json;
 
 use crate::cli::Format;
@@ -32,7 +32,7 @@ impl VerifyKvm {
         let name = &self.name;
         if context.dry_run {
             DryRun::default()
-                .command(gcloud::ssh(&context.place, name, self.way.internal_ip))
+                .command(self.way.gcloud(context, name, ""))
                 .command(format!("{LOOK}  # Should exist"))
                 .print(context);
             return Ok(());

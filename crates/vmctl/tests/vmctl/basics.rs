@@ -3,6 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use clarateach_gcp::double::Options;
 use clarateach_testkit::wait_for;
 use serde_json::Value;
 
@@ -22,6 +23,10 @@ async fn a_worker_from_birth_to_end() {
     assert!(desk.ok(&["list", "--label", "team=other"]).await.out.is_empty());
     let got = desk.ok(&["get", "clara-worker"]).await.out;
     assert!(got.contains("clara-worker (50 GB, boot, goes with the VM)"), "{got}");
+
+    let private = desk.ok(&["create", "private", "--no-external-ip", "--network", "classes"]).await;
+    assert!(private.out.lines().nth(1).unwrap().trim_end().ends_with('-'), "{private:?}");
+    desk.ok(&["delete", "private", "--yes"]).await;
 
     desk.ok(&["stop", "clara-worker"]).await;
     assert_eq!(desk.double.instance(ZONE, "clara-worker").unwrap()["status"], "TERMINATED");
@@ -143,10 +148,34 @@ async fn bad_input_is_refused_before_anything_is_asked() {
 #[tokio::test]
 async fn gclouds_own_variable_names_the_project_too() {
     let desk = Desk::new().await;
-    let mut command = desk.command(&["list"]);
+    let mut command = desk.command(&["get", "w"]);
     command.env_remove("GCP_PROJECT").env("CLOUDSDK_CORE_PROJECT", "clarateach").env_remove("GCP_ZONE");
-    assert_eq!(finish(command).await.code, Some(0));
-    assert_eq!(desk.double.recorded()[0].call, "GET projects/clarateach/zones/us-central1-a/instances");
+    assert_eq!(finish(command).await.code, Some(3));
+    assert_eq!(desk.double.recorded()[0].call, "GET projects/clarateach/zones/us-central1-a/instances/w");
+}
+
+/// A machine that was forgotten in another zone costs as much as one here. Pages are as small as they can be.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_is_of_all_zones_unless_one_is_given() {
+    let desk = Desk::with(Options { page: 1, ..Options::default() }).await;
+    let there = [("europe-west1-b", "clara2"), (ZONE, "clara2"), (ZONE, "w1"), ("us-central1-f", "w1")];
+    for (zone, name) in there {
+        desk.double.put_instance(zone, name, "work");
+    }
+    let listed = |out: &str| -> Vec<(String, String)> {
+        let found: Value = serde_json::from_str(out).unwrap();
+        let last = |of: &Value| of.as_str().unwrap().rsplit('/').next().unwrap().to_owned();
+        found.as_array().unwrap().iter().map(|one| (last(&one["zone"]), last(&one["name"]))).collect()
+    };
+    let mut all = listed(&desk.ok(&["list", "--format", "json"]).await.out);
+    all.sort();
+    assert_eq!(all, there.map(|(zone, name)| (zone.to_owned(), name.to_owned())));
+    let one = listed(&desk.ok(&["list", "--zone", ZONE, "--format", "json"]).await.out);
+    assert_eq!(one.len(), 2, "{one:?}");
+    desk.double.cut_off("us-central1-f");
+    let without = desk.ok(&["list", "--format", "json"]).await;
+    assert_eq!(listed(&without.out).len(), 3);
+    assert!(without.err.contains("did not answer") && without.err.contains("us-central1-f"), "{without:?}");
 }
 
 #[tokio::test]

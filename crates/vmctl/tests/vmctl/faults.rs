@@ -25,6 +25,8 @@ async fn exit_codes_tell_what_it_was() {
     desk.ok(&["create", "w"]).await;
     let ended = desk.run(&["create", "w"]).await;
     assert_eq!(ended.code, Some(4), "{ended:?}");
+    let ended = desk.run(&["delete", "w", "nobody", "-y"]).await;
+    assert_eq!((ended.code, desk.double.instance_names()), (Some(3), vec!["w".to_owned()]), "{ended:?}");
     let ended = desk.run(&["create", "v"]).await;
     assert_eq!(ended.code, Some(6), "{ended:?}");
     assert!(ended.err.contains("QUOTA_EXCEEDED") && ended.err.contains("quotas"), "{ended:?}");

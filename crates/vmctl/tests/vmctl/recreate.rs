@@ -127,6 +127,7 @@ async fn an_empty_zone_leaves_the_snapshot_and_the_way_to_go_on() {
     let ended = desk.run(&["recreate", "clara2", "-y"]).await;
     assert_eq!(ended.code, Some(7), "{ended:?}");
     assert_eq!(desk.double.holders_of(WORK), ["snapshot clara2-snapshot"]);
+    assert!(ended.err.contains("vmctl create clara2 --from-snapshot clara2-snapshot --zone"), "{ended:?}");
     desk.double.exhaust(ZONE, false);
     desk.ok(&["recreate", "clara2", "-y"]).await;
     check_recreated(&desk, "after the zone");
@@ -144,12 +145,68 @@ async fn an_old_disk_that_stays_is_left_as_it_is() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_would_be_lost_is_refused() {
     let desk = desk().await;
+    let refused = async |wanted: &str, arguments: &[&str]| {
+        let ended = desk.run(&[&["recreate", "clara2", "-y"], arguments].concat()).await;
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(ended.err.contains(wanted) && only_looked(&desk, 0), "{ended:?}");
+    };
+    refused("--disk-size 50", &["--disk-size", "20"]).await;
     desk.double.change_instance(ZONE, "clara2", |instance| {
-        let mut data = instance["disks"][0].clone();
-        data["boot"] = false.into();
-        instance["disks"].as_array_mut().unwrap().push(data);
+        let disks = instance["disks"].as_array_mut().unwrap();
+        disks.push(serde_json::json!({"type": "SCRATCH", "deviceName": "local-ssd-0", "autoDelete": true}));
     });
-    let ended = desk.run(&["recreate", "clara2", "-y"]).await;
-    assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.err.contains("other disks") && only_looked(&desk, 0), "{ended:?}");
+    refused("local SSD", &[]).await;
+}
+
+/// Other disks outlive the VM and are attached to the new one, as they were; wherever it is killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_disks_are_carried_over_wherever_it_is_killed() {
+    const DATA: &str = "the class's data";
+    let mut tried = 0;
+    for nth in 1.. {
+        let desk = desk().await;
+        desk.double.put_disk(ZONE, "clara2", "data", DATA);
+        desk.double.hold(nth, Side::After);
+        let mut command = desk.command(&["recreate", "clara2", "--yes"]);
+        let mut child = command.stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        let what = format!("killed after call {nth}");
+        let finished = wait_for(&what, Duration::from_secs(30), || {
+            let ended = child.try_wait().unwrap().map(|_| true);
+            std::future::ready(if desk.double.is_holding() { Some(false) } else { ended })
+        })
+        .await;
+        if !finished {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            desk.double.release();
+            desk.ok(&["recreate", "clara2", "--yes"]).await;
+            tried += 1;
+        }
+        check_recreated(&desk, &what);
+        let instance = desk.double.instance(ZONE, "clara2").unwrap();
+        assert_eq!(instance["disks"].as_array().unwrap().len(), 2, "{what}");
+        let data = &instance["disks"][1];
+        assert!(data["source"].as_str().unwrap().ends_with("/disks/data"), "{what}: {data}");
+        assert_eq!((&data["autoDelete"], &data["deviceName"]), (&true.into(), &"data".into()), "{what}");
+        assert_eq!(desk.double.disk_content(ZONE, "data").as_deref(), Some(DATA), "{what}");
+        if finished {
+            break;
+        }
+    }
+    assert!(tried > 15, "only {tried} calls");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_larger_disk_stays_as_large_and_of_its_kind() {
+    let desk = desk().await;
+    desk.double.change_disk(ZONE, "clara2", |disk| {
+        disk["sizeGb"] = "200".into();
+        disk["type"] = disk["type"].as_str().unwrap().replace("pd-standard", "pd-ssd").into();
+    });
+    desk.double.change_instance(ZONE, "clara2", |instance| instance["disks"][0]["diskSizeGb"] = "200".into());
+    desk.ok(&["recreate", "clara2", "-y"]).await;
+    check_recreated(&desk, "a large one");
+    let disk = desk.double.disk(ZONE, "clara2").unwrap();
+    assert_eq!(disk["sizeGb"], "200");
+    assert!(disk["type"].as_str().unwrap().ends_with("/pd-ssd"), "{disk}");
 }

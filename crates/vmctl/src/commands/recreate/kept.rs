@@ -6,16 +6,38 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::PathBuf;
 
-use clarateach_gcp::{Instance, ProjectInZone, ResourceName};
+use clarateach_gcp::{AttachedDisk, Disk, Instance, ProjectInZone, ResourceName, last_segment};
+use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 
-/// Labels, tags, metadata, network and service accounts of an instance.
-#[derive(Debug, Clone)]
-pub(super) struct Kept(Instance);
+/// Labels, tags, metadata, network, service accounts and other disks of an instance, and what its boot disk was like.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Kept {
+    instance: Instance,
+    boot_disk_type: Option<String>,
+}
+
+fn others(instance: &Instance) -> impl Iterator<Item = &AttachedDisk> {
+    instance.disks.iter().flatten().filter(|disk| disk.boot != Some(true))
+}
 
 impl Kept {
-    pub(super) fn of(old: &Instance) -> Self {
+    /// `saved`: what an earlier run has kept of it, before it changed which disks go with the VM.
+    pub(super) fn of(old: &Instance, boot_disk: Option<&Disk>, saved: Option<&Self>) -> Self {
+        let saved = saved.filter(|saved| saved.instance.id.is_some() && saved.instance.id == old.id);
+        let went = |device: &Option<String>| {
+            others(&saved?.instance).find(|disk| disk.device_name == *device)?.auto_delete
+        };
+        let disks = others(old).map(|disk| AttachedDisk {
+            boot: Some(false),
+            auto_delete: went(&disk.device_name).or(disk.auto_delete),
+            r#type: disk.r#type.clone(),
+            mode: disk.mode.clone(),
+            device_name: disk.device_name.clone(),
+            source: disk.source.clone(),
+            ..AttachedDisk::default()
+        });
         let mut interfaces = old.network_interfaces.clone();
         for interface in interfaces.iter_mut().flatten() {
             interface.network_ip = None;
@@ -23,19 +45,25 @@ impl Kept {
                 config.nat_ip = None;
             }
         }
-        Self(Instance {
-            labels: old.labels.clone(),
-            tags: old.tags.clone(),
-            metadata: old.metadata.clone(),
-            network_interfaces: interfaces,
-            service_accounts: old.service_accounts.clone(),
-            ..Instance::default()
-        })
+        let boot_disk_type = boot_disk.and_then(|disk| disk.r#type.as_deref()).map(last_segment);
+        Self {
+            instance: Instance {
+                id: old.id.clone(),
+                disks: Some(disks.collect()),
+                labels: old.labels.clone(),
+                tags: old.tags.clone(),
+                metadata: old.metadata.clone(),
+                network_interfaces: interfaces,
+                service_accounts: old.service_accounts.clone(),
+                ..Instance::default()
+            },
+            boot_disk_type: boot_disk_type.map(str::to_owned),
+        }
     }
 
-    /// The new instance gets them.
-    pub(super) fn put_into(&self, new: &mut Instance) {
-        let old = &self.0;
+    /// The new instance in `zone` gets them.
+    pub(super) fn put_into(&self, new: &mut Instance, zone: &ResourceName) {
+        let old = &self.instance;
         new.labels = old.labels.clone().filter(|labels| !labels.is_empty());
         new.tags = old.tags.clone().filter(|tags| tags.items.as_ref().is_some_and(|items| !items.is_empty()));
         new.metadata = old.metadata.clone().filter(|metadata| metadata.items.is_some());
@@ -45,6 +73,14 @@ impl Kept {
         if let Some(accounts) = old.service_accounts.clone().filter(|accounts| !accounts.is_empty()) {
             new.service_accounts = Some(accounts);
         }
+        let disks = new.disks.get_or_insert_default();
+        // Others than persistent disks are not taken by every machine type that is.
+        let of_boot = self.boot_disk_type.as_deref().filter(|kind| kind.starts_with("pd-"));
+        if let (Some(kind), Some(boot)) = (of_boot, disks.first_mut()) {
+            let params = boot.initialize_params.get_or_insert_default();
+            params.disk_type = Some(format!("zones/{zone}/diskTypes/{kind}"));
+        }
+        disks.extend(old.disks.iter().flatten().cloned());
     }
 
     /// Before the VM goes.
@@ -54,7 +90,7 @@ impl Kept {
         if let Some(directory) = path.parent() {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
         }
-        let text = serde_json::to_vec_pretty(&self.0).map_err(|error| Failure::Other(error.to_string()))?;
+        let text = serde_json::to_vec_pretty(self).map_err(|error| Failure::Other(error.to_string()))?;
         let new = path.with_extension("new");
         let mut file = std::fs::OpenOptions::new()
             .write(true)
@@ -72,7 +108,7 @@ impl Kept {
         let Some(path) = path(place, name) else { return Ok(None) };
         match std::fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text)
-                .map(|instance| Some(Self(instance)))
+                .map(Some)
                 .map_err(|error| Failure::Other(format!("{}: {error}", path.display()))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Failure::Other(format!("{}: {error}", path.display()))),

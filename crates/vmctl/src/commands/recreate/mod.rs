@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// Make a VM anew from a snapshot of its disk, with nested virtualisation; goes on where it was interrupted.
 ///
 /// The VM is stopped, a snapshot is made of its boot disk, and only when that is READY the VM is deleted and created from it. Labels,
-/// tags, metadata, network and service account are taken over. The snapshot stays. Run it again after an interruption, with the same
+/// tags, metadata, network, service account and other disks are taken over. The snapshot stays. Run it again after an interruption, with the same
 /// flags.
 #[derive(Debug, Args)]
 pub struct Recreate {
@@ -126,6 +126,7 @@ impl Work<'_> {
             let wanted = Wanted {
                 machine_type: self.shape.machine_type.as_str(),
                 spot: !self.shape.standard,
+                disk_size: self.shape.disk_size,
                 force: self.force,
             };
             let step = plan::next(&seen, &wanted).map_err(Failure::Other)?;
@@ -150,6 +151,14 @@ impl Work<'_> {
                     self.ask("deleted and made anew from a snapshot of its disk").await?;
                     self.snapshot(&seen).await?;
                 }
+                Step::Keep { device } => {
+                    self.ask("deleted and made anew from a snapshot of its disk; its other disks stay")
+                        .await?;
+                    // That it goes with the VM is known only here by now.
+                    self.save()?;
+                    let call = self.context.place.set_disk_auto_delete(&self.name, &device, false);
+                    self.change(&call, &format!("keeping the disk {device} of")).await?;
+                }
                 Step::Delete { snapshot } => {
                     self.ask(&format!("deleted and made anew from the snapshot {snapshot}")).await?;
                     self.delete(&snapshot).await?;
@@ -172,11 +181,6 @@ impl Work<'_> {
 
     async fn look(&mut self) -> Result<Seen, Failure> {
         let instance = self.compute.instance(&self.name).await?;
-        if let Some(instance) = &instance
-            && self.kept.is_none()
-        {
-            self.kept = Some(Kept::of(instance));
-        }
         let disk_name = match &instance {
             Some(instance) => instance
                 .boot_disk()
@@ -188,6 +192,12 @@ impl Work<'_> {
             Ok(disk_name) => self.compute.disk(&disk_name).await?,
             Err(_) => None,
         };
+        if let Some(instance) = &instance
+            && self.kept.is_none()
+        {
+            let saved = Kept::load(&self.context.place, &self.name)?;
+            self.kept = Some(Kept::of(instance, disk.as_ref(), saved.as_ref()));
+        }
         let filter =
             format!("labels.{NAME_LABEL}={} AND labels.{ZONE_LABEL}={}", self.name, self.context.place.zone);
         let snapshots = self.compute.snapshots(Some(&filter)).await?;
@@ -196,7 +206,7 @@ impl Work<'_> {
 
     async fn ask(&mut self, what: &str) -> Result<(), Failure> {
         if !self.asked {
-            let what = format!("{} in {} is {what}", self.name, self.context.place.zone);
+            let what = format!("{} in {} will be {what}", self.name, self.context.place.zone);
             confirm(self.context, &what, self.name.as_str()).await?;
             self.asked = true;
         }
@@ -245,11 +255,13 @@ impl Work<'_> {
         }
     }
 
+    /// What is not in the snapshot has to outlive the VM, and perhaps this process.
+    fn save(&self) -> Result<(), Failure> {
+        self.kept.as_ref().map_or(Ok(()), |kept| kept.save(&self.context.place, &self.name))
+    }
+
     async fn delete(&mut self, snapshot: &str) -> Result<(), Failure> {
-        // What is not in the snapshot has to outlive the VM, and perhaps this process.
-        if let Some(kept) = &self.kept {
-            kept.save(&self.context.place, &self.name)?;
-        }
+        self.save()?;
         output::note(&format!("the snapshot {snapshot} is READY; the disk is safe"));
         self.force = false;
         self.change(&self.context.place.delete_instance(&self.name), "deleting").await
@@ -262,26 +274,48 @@ impl Work<'_> {
             self.kept = Kept::load(&self.context.place, &self.name)?;
             if self.kept.is_none() {
                 output::note(&format!(
-                    "what the old {} had of labels, tags and metadata is not known on this machine; the new one gets none",
+                    "what the old {} had of labels, tags, metadata and other disks is not known on this machine; the new one gets none",
                     self.name
                 ));
             }
         }
         let mut spec: InstanceSpec = self.shape.spec(self.name.clone());
-        spec.boot = Boot::Snapshot(snapshot);
+        spec.disk_gb = self.disk_size(seen, snapshot.as_str(), spec.disk_gb)?;
+        spec.boot = Boot::Snapshot(snapshot.clone());
         if seen.disk.is_some() {
             // The old disk did not go with the VM; it keeps its name, and what is on it.
             spec.disk_name = Some(self.free_disk_name().await?);
         }
         let mut instance = spec.to_instance(&self.context.place.project, &self.context.place.zone);
         if let Some(kept) = &self.kept {
-            kept.put_into(&mut instance);
+            kept.put_into(&mut instance, &self.context.place.zone);
         }
         self.force = false;
         let call = self.context.place.insert_raw_instance(&instance);
         match complete(&self.compute, &call, &format!("creating {}", self.name)).await {
             Err(error) if error.kind() == Kind::AlreadyExists => Ok(()),
-            outcome => Ok(outcome.map(drop)?),
+            Err(error) => {
+                output::note(&format!(
+                    "{name} is deleted, and all that was on its disk is in the snapshot {snapshot}: run the same again to go on, or elsewhere \
+                     vmctl create {name} --from-snapshot {snapshot} --zone ZONE",
+                    name = self.name
+                ));
+                Err(error.into())
+            }
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// GB: a disk is never smaller than the one that its snapshot was made of.
+    fn disk_size(&self, seen: &Seen, snapshot: &str, usual: u32) -> Result<u32, Failure> {
+        let snapshot = seen.snapshots.iter().find(|one| one.name() == snapshot);
+        let least = snapshot.and_then(|one| one.disk_size_gb.as_deref()?.parse().ok()).unwrap_or(0);
+        match self.shape.disk_size {
+            Some(given) if given < least => Err(Failure::Usage(format!(
+                "the snapshot is of a disk of {least} GB: give --disk-size {least} or more, or none"
+            ))),
+            Some(given) => Ok(given),
+            None => Ok(usual.max(least)),
         }
     }
 

@@ -19,6 +19,8 @@ pub(super) struct Seen {
 pub(super) struct Wanted<'a> {
     pub(super) machine_type: &'a str,
     pub(super) spot: bool,
+    /// GB; none: as large as it is.
+    pub(super) disk_size: Option<u32>,
     pub(super) force: bool,
 }
 
@@ -27,8 +29,16 @@ pub(super) struct Wanted<'a> {
 pub(super) enum Step {
     Stop,
     Snapshot,
-    Delete { snapshot: String },
-    Create { snapshot: String },
+    /// Have a disk outlive the VM; by its device's name.
+    Keep {
+        device: String,
+    },
+    Delete {
+        snapshot: String,
+    },
+    Create {
+        snapshot: String,
+    },
     Wait(&'static str),
     NothingThere,
     Done,
@@ -53,7 +63,7 @@ fn with_instance(instance: &Instance, seen: &Seen, wanted: &Wanted<'_>) -> Resul
             _ => Step::Wait(status.as_str()),
         });
     }
-    check(instance)?;
+    check(instance, wanted)?;
     match status {
         InstanceStatus::Running => Ok(Step::Stop),
         InstanceStatus::Terminated | InstanceStatus::Stopped => Ok(stopped(instance, seen)),
@@ -66,17 +76,26 @@ fn with_instance(instance: &Instance, seen: &Seen, wanted: &Wanted<'_>) -> Resul
 }
 
 /// What would be lost without anybody having said so.
-fn check(instance: &Instance) -> Result<(), String> {
+fn check(instance: &Instance, wanted: &Wanted<'_>) -> Result<(), String> {
     let name = instance.name();
     if instance.deletion_protection == Some(true) {
         return Err(format!("{name} is protected against deletion; switch that off first"));
     }
-    if instance.disks.iter().flatten().count() != 1 || instance.boot_disk().is_none() {
+    let Some(boot) = instance.boot_disk() else {
+        return Err(format!("{name} has no disk that it boots from"));
+    };
+    if instance.disks.iter().flatten().any(|disk| disk.r#type.as_deref() == Some("SCRATCH")) {
         return Err(format!(
-            "{name} has other disks than the one it boots from; recreate carries over only that one. Detach the others first"
+            "{name} has a local SSD, and what is on that is lost when the VM is stopped; recreate can't carry it over"
         ));
     }
-    Ok(())
+    let size = boot.disk_size_gb.as_deref().and_then(|size| size.parse::<u32>().ok());
+    match (wanted.disk_size, size) {
+        (Some(wanted), Some(is)) if wanted < is => Err(format!(
+            "the disk of {name} has {is} GB, and a disk can't be made smaller: give --disk-size {is} or more, or none"
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn stopped(instance: &Instance, seen: &Seen) -> Step {
@@ -84,12 +103,21 @@ fn stopped(instance: &Instance, seen: &Seen) -> Step {
     let mut unfinished = false;
     for snapshot in usable {
         match snapshot.status() {
-            SnapshotStatus::Ready => return Step::Delete { snapshot: snapshot.name().to_owned() },
+            SnapshotStatus::Ready => return keep_or_delete(instance, snapshot.name()),
             SnapshotStatus::Creating | SnapshotStatus::Uploading => unfinished = true,
             _ => {}
         }
     }
     if unfinished { Step::Wait("its snapshot") } else { Step::Snapshot }
+}
+
+/// The other disks must not go with the VM.
+fn keep_or_delete(instance: &Instance, snapshot: &str) -> Step {
+    let mut others = instance.disks.iter().flatten().filter(|disk| disk.boot != Some(true));
+    match others.find(|disk| disk.auto_delete == Some(true)) {
+        Some(goes) => Step::Keep { device: goes.device_name.clone().unwrap_or_default() },
+        None => Step::Delete { snapshot: snapshot.to_owned() },
+    }
 }
 
 /// Whether a snapshot holds all that is on the disk: it is of this very disk, and was made after the VM was last stopped.
@@ -128,7 +156,8 @@ mod tests {
 
     use super::*;
 
-    const WANTED: Wanted<'static> = Wanted { machine_type: "n2-standard-8", spot: true, force: false };
+    const WANTED: Wanted<'static> =
+        Wanted { machine_type: "n2-standard-8", spot: true, disk_size: None, force: false };
 
     fn instance(status: InstanceStatus) -> Instance {
         Instance {
@@ -183,6 +212,23 @@ mod tests {
     }
 
     #[test]
+    fn other_disks_are_kept_before_the_vm_goes() {
+        let mut stopped = instance(InstanceStatus::Terminated);
+        let data = AttachedDisk {
+            device_name: Some("data".to_owned()),
+            auto_delete: Some(true),
+            ..AttachedDisk::default()
+        };
+        stopped.disks.as_mut().unwrap().push(data);
+        let ready = || vec![snapshot("s", "2026-11-23T10:01:00Z", SnapshotStatus::Ready, "1")];
+        let keep = Step::Keep { device: "data".to_owned() };
+        assert_eq!(next(&seen(Some(stopped.clone()), ready()), &WANTED), Ok(keep));
+        stopped.disks.as_mut().unwrap()[1].auto_delete = Some(false);
+        let delete = Step::Delete { snapshot: "s".to_owned() };
+        assert_eq!(next(&seen(Some(stopped), ready()), &WANTED), Ok(delete));
+    }
+
+    #[test]
     fn a_deleted_vm_is_made_of_its_newest_snapshot() {
         assert_eq!(next(&seen(None, vec![]), &WANTED), Ok(Step::NothingThere));
         let found = vec![
@@ -205,9 +251,15 @@ mod tests {
         assert_eq!(next(&seen(Some(fine.clone()), vec![]), &forced), Ok(Step::Stop));
         let other = Wanted { machine_type: "n2-standard-16", ..WANTED };
         assert_eq!(next(&seen(Some(fine), vec![]), &other), Ok(Step::Stop));
-        let mut two_disks = instance(InstanceStatus::Running);
-        two_disks.disks.as_mut().unwrap().push(AttachedDisk::default());
-        assert!(next(&seen(Some(two_disks), vec![]), &WANTED).unwrap_err().contains("other disks"));
+        let mut local = instance(InstanceStatus::Running);
+        let scratch = AttachedDisk { r#type: Some("SCRATCH".to_owned()), ..AttachedDisk::default() };
+        local.disks.as_mut().unwrap().push(scratch);
+        assert!(next(&seen(Some(local), vec![]), &WANTED).unwrap_err().contains("local SSD"));
+        let mut large = instance(InstanceStatus::Running);
+        large.disks.as_mut().unwrap()[0].disk_size_gb = Some("100".to_owned());
+        let small = Wanted { disk_size: Some(50), ..WANTED };
+        assert!(next(&seen(Some(large.clone()), vec![]), &small).unwrap_err().contains("--disk-size 100"));
+        assert_eq!(next(&seen(Some(large), vec![]), &WANTED), Ok(Step::Stop));
         let mut protected = instance(InstanceStatus::Terminated);
         protected.deletion_protection = Some(true);
         assert!(next(&seen(Some(protected), vec![]), &WANTED).unwrap_err().contains("protected"));
