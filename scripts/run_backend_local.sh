@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs ClaraTeach on this machine: installs what is missing, builds, starts Docker and the server.
-# Settings come from the environment (PORT, DATABASE_URL, …; see README.md). Ctrl-C stops the server; seats go on.
+# Settings come from the environment (PORT, DATABASE_URL, …; see docs/settings.md). Ctrl-C stops the server; seats go on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

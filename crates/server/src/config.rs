@@ -3,6 +3,7 @@
 mod files;
 mod microvms;
 mod scaling;
+mod settings;
 mod workers;
 
 use std::fmt;
@@ -15,7 +16,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 pub use self::files::with_files;
 pub use self::microvms::{MicroVms, QemuAccel, VmmChoice};
-pub use self::scaling::Scaling;
+pub use self::scaling::{MachineSettings, Scaling};
+pub use self::settings::SETTINGS;
 pub use self::workers::{MAX_CAPACITY, PUBLIC_AUTHORITIES, WorkerAgent, WrongWorker};
 
 /// A setting that can't be used.
@@ -27,67 +29,6 @@ pub struct ConfigError {
     /// What is wrong and what it takes.
     pub problem: String,
 }
-
-/// One line of the settings table: name, default, meaning.
-pub const SETTINGS: &[(&str, &str, &str)] = &[
-    ("PORT", "8080", "HTTP listen port"),
-    ("BIND_ADDR", "127.0.0.1", "Address to listen on; another than loopback needs ADMIN_TOKEN"),
-    ("DATABASE_URL", "./clarateach.db", "SQLite database path"),
-    ("STATE_DIR", "beside the database", "Directory for the server key and the runtimes' own records"),
-    (
-        "NAME_FILE",
-        "-",
-        "File that holds NAME: of ADMIN_TOKEN, SCRAPE_TOKEN, SERVER_KEY, DATABASE_URL, WORKER_AGENTS",
-    ),
-    (
-        "ADMIN_TOKEN",
-        "-",
-        "What an admin logs in with, at least 16 characters; without it only loopback is served",
-    ),
-    ("SCRAPE_TOKEN", "-", "Bearer token that opens /metrics and nothing else"),
-    ("SERVER_KEY", "made, in STATE_DIR", "Seals keys and secrets in the store; at least 32 characters"),
-    ("PUBLIC_URL", "from the request", "Base URL under which browsers reach the server"),
-    (
-        "PREVIEW_DOMAIN",
-        "localhost on loopback",
-        "Previews live on {id}.PREVIEW_DOMAIN, a domain with nothing else on it",
-    ),
-    ("TRUSTED_PROXIES", "-", "Addresses or networks of reverse proxies whose X-Forwarded-For is believed"),
-    ("DEFAULT_IMAGE", "clarateach-workspace", "Image of workshops that name none"),
-    ("MAX_SEATS", "500", "The most seats a workshop may have"),
-    ("WORKSPACE_BIN", "beside the executable", "The static workspace binary that goes into every seat"),
-    ("DOCKER_HOST", "unix:///var/run/docker.sock", "Docker Engine socket"),
-    ("VMM", "auto", "What makes microVM seats here: firecracker, qemu, off; auto takes what works"),
-    ("IMAGES_DIR", "/var/lib/clarateach/images", "Guest kernel and root filesystems of microVM seats"),
-    ("SOCKET_DIR", "/tmp/clarateach", "Directory for sockets of microVMs"),
-    ("BRIDGE_NAME", "clarateach0", "Network bridge of microVMs"),
-    ("BRIDGE_IP", "192.168.100.1/24", "The bridge's address and network"),
-    ("CAPACITY", "50", "The most microVMs on this machine"),
-    ("FIRECRACKER_BIN", "firecracker", "Firecracker, by path or name"),
-    ("QEMU_BIN", "qemu-system-x86_64", "QEMU, by path or name"),
-    ("QEMU_ACCEL", "auto", "How QEMU makes processors: kvm, tcg; auto tries kvm out"),
-    ("SNAPSHOTS", "on", "off: every microVM boots, none starts from a snapshot"),
-    ("GCP_PROJECT", "-", "GCP project ID (not used on a single machine)"),
-    ("GCP_ZONE", "us-central1-a", "GCP zone (not used on a single machine)"),
-    ("GCP_API_URL", "Google's", "Another base URL of the Compute Engine API"),
-    ("FLEET_MAX", "0", "The most workers that are made on GCP as seats need room; 0: none, see docs/gcp.md"),
-    ("FLEET_MIN", "0", "So many of them are always there"),
-    ("FLEET_ZONES", "GCP_ZONE", "Where they may be, in order of preference, separated by commas"),
-    ("FLEET_MACHINE_TYPE", "n2-standard-8", "What they are: N1, N2 or C2"),
-    ("FLEET_SEATS_PER_WORKER", "50", "Seats that one of them is good for"),
-    ("FLEET_IDLE_MINUTES", "15", "One without seats for so long is drained and deleted"),
-    ("FLEET_SPOT", "on", "off: they are not Spot machines"),
-    ("FLEET_AGENT_URL", "-", "https://… or gs://… of the archive that their agents come from"),
-    ("FLEET_AGENT_SHA256", "-", "That archive's SHA-256; nothing else is installed then"),
-    (
-        "WORKER_AGENTS",
-        "-",
-        r#"JSON array of worker configs (distributed mode): [{"address":"HOST:9090","token":"…"}], see docs/distributed.md"#,
-    ),
-    ("SIMULATED_RUNTIME", "off", "on: offers a runtime that makes nothing real, for load tests"),
-    ("LOG_FORMAT", "text", "text or json"),
-    ("RUST_LOG", "info", "Log filter"),
-];
 
 /// Where and how the server is reached.
 #[derive(Debug, Clone)]

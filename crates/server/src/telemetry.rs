@@ -64,6 +64,8 @@ pub fn start_metrics() {
     metrics::describe_gauge!("clarateach_leases_held", "Shards of the reconciler that this server holds.");
     metrics::describe_gauge!("clarateach_placements", "Seats that workers have or may have, in all.");
     metrics::describe_gauge!("clarateach_replicas", "Servers on this database that are alive.");
+    metrics::describe_gauge!("clarateach_fleet_machines", "Machines on GCP that the fleet has.");
+    metrics::describe_gauge!("clarateach_fleet_problems", "Things that do not work with them.");
     metrics::describe_gauge!("clarateach_connected_sessions", "Sessions with a stream open.");
     metrics::describe_gauge!("clarateach_capacity", "Environments that fit, by runtime.");
     metrics::describe_gauge!("clarateach_capacity_used", "Environments there are, by runtime.");
@@ -93,6 +95,13 @@ pub async fn gauges(app: &App) {
     }
     for (worker, seats) in app.fleet.seats_by_worker() {
         metrics::gauge!("clarateach_worker_seats", "worker" => worker).set(f64::from(seats));
+    }
+    if let Some(settings) = &app.config.scaling {
+        let fleet = app.scaling.view(settings);
+        let problems = u32::try_from(fleet.problems.len()).unwrap_or(u32::MAX);
+        // Servers whose turn it isn't know of none.
+        metrics::gauge!("clarateach_fleet_machines").set(f64::from(fleet.machines.unwrap_or(0)));
+        metrics::gauge!("clarateach_fleet_problems").set(f64::from(problems));
     }
     let (held, replicas) = app.leases.held();
     metrics::gauge!("clarateach_leases_held").set(f64::from(u32::try_from(held.len()).unwrap_or(0)));

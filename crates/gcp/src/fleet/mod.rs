@@ -1,13 +1,13 @@
 //! The fleet of worker VMs that an installation makes and removes by itself: found by a label, changed by a plan.
 //!
-//! [`plan`] decides; [`Fleet`] looks and does. Who the workers are to the control plane (registered, draining, their seats) is told by
+//! [`plan`] decides; [`Fleet`] looks and does; [`shortage`] remembers what Google had none of. Who the workers are to the control plane (registered, draining, their seats) is told by
 //! the caller. Everything that is made carries the label [`INSTALLATION_LABEL`], instance and disk; nothing without it is ever
 //! touched, and what a crash left behind is found again by it.
 
 pub mod plan;
+pub mod shortage;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
 
 use secrecy::SecretString;
 
@@ -21,10 +21,6 @@ use crate::startup::AGENT_TOKEN_ATTRIBUTE;
 
 /// Whose an instance or disk is.
 pub const INSTALLATION_LABEL: &str = "clarateach-installation";
-/// A zone without machines is left alone for so long at first, and for twice as long each time after.
-const FIRST_REST: Duration = Duration::from_secs(60);
-const LONGEST_REST: Duration = Duration::from_secs(30 * 60);
-
 /// What was found of a worker at Google's.
 #[derive(Debug, Clone)]
 pub struct Found {
@@ -39,50 +35,19 @@ pub struct Found {
     pub agent_token: Option<SecretString>,
 }
 
-/// Something that did not work lately, for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
-    /// What Google said.
-    pub message: String,
-    until: Instant,
-    rest: Duration,
-}
-
-/// The worker VMs of one installation.
-#[derive(Debug)]
+/// The worker VMs of one installation. Cheap to clone: several things may be done at once.
+#[derive(Debug, Clone)]
 pub struct Fleet {
     compute: Compute,
     installation: String,
     zones: Vec<ResourceName>,
-    exhausted: BTreeMap<ResourceName, Trouble>,
-    over_quota: Option<Trouble>,
 }
 
 impl Fleet {
     /// `installation` has to be a label's value: at most 63 of a-z, 0-9, - and _.
     #[must_use]
     pub fn new(compute: Compute, installation: String, zones: Vec<ResourceName>) -> Self {
-        Self { compute, installation, zones, exhausted: BTreeMap::new(), over_quota: None }
-    }
-
-    /// Zones to be left alone for now.
-    #[must_use]
-    pub fn exhausted(&self, now: Instant) -> BTreeSet<ResourceName> {
-        let resting = self.exhausted.iter().filter(|(_, trouble)| trouble.until > now);
-        resting.map(|(zone, _)| zone.clone()).collect()
-    }
-
-    /// Whether quota was used up lately.
-    #[must_use]
-    pub fn is_over_quota(&self, now: Instant) -> bool {
-        self.over_quota.as_ref().is_some_and(|trouble| trouble.until > now)
-    }
-
-    /// What did not work lately, for the list of workers.
-    #[must_use]
-    pub fn troubles(&self, now: Instant) -> Vec<String> {
-        let all = self.exhausted.values().chain(&self.over_quota);
-        all.filter(|trouble| trouble.until > now).map(|trouble| trouble.message.clone()).collect()
+        Self { compute, installation, zones }
     }
 
     fn filter(&self) -> String {
@@ -121,32 +86,20 @@ impl Fleet {
     /// Makes a worker and waits until it runs. The labels say whose it is.
     ///
     /// # Errors
-    /// See [`GcpError`]; an empty zone and used-up quota are remembered.
-    pub async fn create(
-        &mut self,
-        zone: &ResourceName,
-        mut spec: InstanceSpec,
-        now: Instant,
-    ) -> Result<(), GcpError> {
+    /// See [`GcpError`].
+    pub async fn create(&self, zone: &ResourceName, mut spec: InstanceSpec) -> Result<(), GcpError> {
         spec.labels.insert(INSTALLATION_LABEL.to_owned(), self.installation.clone());
         let compute = self.compute.in_zone(zone.clone());
-        let outcome = compute.complete(&compute.place().insert_instance(&spec), &mut |_| {}).await;
-        self.heed(zone, outcome.map(drop), now)
+        compute.complete(&compute.place().insert_instance(&spec), &mut |_| {}).await.map(drop)
     }
 
     /// Starts a stopped worker.
     ///
     /// # Errors
-    /// See [`GcpError`]; an empty zone and used-up quota are remembered.
-    pub async fn start(
-        &mut self,
-        zone: &ResourceName,
-        name: &ResourceName,
-        now: Instant,
-    ) -> Result<(), GcpError> {
+    /// See [`GcpError`].
+    pub async fn start(&self, zone: &ResourceName, name: &ResourceName) -> Result<(), GcpError> {
         let compute = self.compute.in_zone(zone.clone());
-        let outcome = compute.complete(&compute.place().start_instance(name), &mut |_| {}).await;
-        self.heed(zone, outcome.map(drop), now)
+        compute.complete(&compute.place().start_instance(name), &mut |_| {}).await.map(drop)
     }
 
     /// Deletes a worker and what its disk holds, if it is this installation's. True: the API says that neither instance nor disk is there
@@ -174,34 +127,6 @@ impl Fleet {
         }
         Ok(compute.instance(name).await?.is_none() && compute.disk(name).await?.is_none())
     }
-
-    fn heed(
-        &mut self,
-        zone: &ResourceName,
-        outcome: Result<(), GcpError>,
-        now: Instant,
-    ) -> Result<(), GcpError> {
-        match &outcome {
-            Ok(()) => {
-                self.exhausted.remove(zone);
-                self.over_quota = None;
-            }
-            Err(error) if error.kind() == Kind::ZoneExhausted => {
-                let trouble = longer(self.exhausted.get(zone), error, now);
-                self.exhausted.insert(zone.clone(), trouble);
-            }
-            Err(error) if error.kind() == Kind::QuotaExceeded => {
-                self.over_quota = Some(longer(self.over_quota.as_ref(), error, now));
-            }
-            Err(_) => {}
-        }
-        outcome
-    }
-}
-
-fn longer(before: Option<&Trouble>, error: &GcpError, now: Instant) -> Trouble {
-    let rest = before.map_or(FIRST_REST, |before| (before.rest * 2).min(LONGEST_REST));
-    Trouble { message: error.one_line(), until: now + rest, rest }
 }
 
 fn done_or_gone<T>(outcome: Result<T, GcpError>) -> Result<(), GcpError> {

@@ -109,7 +109,7 @@ pub fn plan(limits: &Limits, situation: &Situation, workers: &[Worker]) -> Vec<A
             // What learners have is on that disk: only a person may throw it away.
             Machine::DiskOnly if worker.seats == 0 => actions.push(Action::DeleteDisk(name())),
             Machine::Gone | Machine::DiskOnly | Machine::Stopping => {}
-            Machine::Starting => coming += limits.seats_per_worker,
+            Machine::Starting => coming += limits.seats_per_worker.saturating_sub(worker.seats),
             Machine::Stopped if worker.seats == 0 && spare > 0 && !needed => {
                 spare -= 1;
                 actions.push(Action::Delete(name()));
@@ -177,6 +177,8 @@ mod tests {
         assert_eq!(plan(&limits(0, 1), &waiting(300), &[]), vec![in_a.clone()]);
         assert_eq!(plan(&limits(0, 5), &waiting(30), &[worker("w", Machine::Starting, 0)]), vec![in_a]);
         assert!(plan(&limits(0, 5), &waiting(20), &[worker("w", Machine::Starting, 0)]).is_empty());
+        // One that comes back with the seats that it has has no room for others.
+        assert_eq!(plan(&limits(0, 5), &waiting(1), &[worker("w", Machine::Starting, 20)]).len(), 1);
         assert_eq!(plan(&limits(2, 5), &waiting(0), &[]).len(), 2);
         assert!(plan(&limits(0, 0), &waiting(100), &[worker("w", Machine::Stopped, 0)]).is_empty(), "off");
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use clarateach_gcp::double::{ComputeDouble, Options};
 use clarateach_gcp::fleet::Fleet;
 use clarateach_gcp::fleet::plan::Machine;
+use clarateach_gcp::fleet::shortage::Shortages;
 use clarateach_gcp::{InstanceSpec, Kind};
 use clarateach_testkit::wait_for;
 use secrecy::ExposeSecret;
@@ -26,10 +27,10 @@ fn worker(id: &str) -> InstanceSpec {
 #[tokio::test]
 async fn what_it_made_is_found_again_and_removed_with_its_disk() {
     let double = double().await;
-    let mut ours = fleet(&double, "ours");
-    ours.create(&name(ZONE), worker("ours-1"), Instant::now()).await.unwrap();
-    ours.create(&name(OTHER_ZONE), worker("ours-2"), Instant::now()).await.unwrap();
-    fleet(&double, "theirs").create(&name(ZONE), worker("theirs-1"), Instant::now()).await.unwrap();
+    let ours = fleet(&double, "ours");
+    ours.create(&name(ZONE), worker("ours-1")).await.unwrap();
+    ours.create(&name(OTHER_ZONE), worker("ours-2")).await.unwrap();
+    fleet(&double, "theirs").create(&name(ZONE), worker("theirs-1")).await.unwrap();
     double.put_instance(ZONE, "by-hand", "work");
     // Another process of the same installation knows what there is, the token included.
     let again = fleet(&double, "ours");
@@ -54,8 +55,8 @@ async fn what_it_made_is_found_again_and_removed_with_its_disk() {
 #[tokio::test]
 async fn a_disk_that_its_instance_left_is_found_and_goes_too() {
     let double = double().await;
-    let mut fleet = fleet(&double, "ours");
-    fleet.create(&name(ZONE), worker("w"), Instant::now()).await.unwrap();
+    let fleet = fleet(&double, "ours");
+    fleet.create(&name(ZONE), worker("w")).await.unwrap();
     double.change_instance(ZONE, "w", |instance| instance["disks"][0]["autoDelete"] = false.into());
     client(&double).complete(&place().delete_instance(&name("w")), &mut |_| {}).await.unwrap();
     assert_eq!(fleet.look().await.unwrap()[&name("w")].machine, Machine::DiskOnly);
@@ -66,8 +67,8 @@ async fn a_disk_that_its_instance_left_is_found_and_goes_too() {
 #[tokio::test]
 async fn a_preempted_worker_is_started_with_what_is_on_its_disk() {
     let double = double().await;
-    let mut fleet = fleet(&double, "ours");
-    fleet.create(&name(ZONE), worker("w"), Instant::now()).await.unwrap();
+    let fleet = fleet(&double, "ours");
+    fleet.create(&name(ZONE), worker("w")).await.unwrap();
     double.write_disk(ZONE, "w", "what learners have built");
     double.preempt(ZONE, "w");
     wait_for("the end of the machine", Duration::from_secs(10), || {
@@ -75,7 +76,7 @@ async fn a_preempted_worker_is_started_with_what_is_on_its_disk() {
         async move { (found.await.unwrap()[&name("w")].machine == Machine::Stopped).then_some(()) }
     })
     .await;
-    fleet.start(&name(ZONE), &name("w"), Instant::now()).await.unwrap();
+    fleet.start(&name(ZONE), &name("w")).await.unwrap();
     assert_eq!(fleet.look().await.unwrap()[&name("w")].machine, Machine::Running);
     assert_eq!(double.disk_content(ZONE, "w").unwrap(), "what learners have built");
 }
@@ -83,22 +84,29 @@ async fn a_preempted_worker_is_started_with_what_is_on_its_disk() {
 #[tokio::test]
 async fn empty_zones_and_quota_are_remembered_for_longer_each_time() {
     let double = ComputeDouble::start(Options { cpus: 8, ..Options::default() }).await;
-    let mut fleet = fleet(&double, "ours");
+    let fleet = fleet(&double, "ours");
+    let (zone, other) = (name(ZONE), name(OTHER_ZONE));
+    let mut shortages = Shortages::default();
     let start = Instant::now();
     double.exhaust(ZONE, true);
-    let error = fleet.create(&name(ZONE), worker("w1"), start).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::ZoneExhausted);
-    assert!(
-        fleet.exhausted(start).contains(&name(ZONE)) && !fleet.exhausted(start).contains(&name(OTHER_ZONE))
-    );
+    // Three at once are refused: that is one shortage.
+    for id in ["w1", "w2", "w3"] {
+        let refused = fleet.create(&zone, worker(id)).await;
+        assert_eq!(refused.as_ref().unwrap_err().kind(), Kind::ZoneExhausted);
+        shortages.heed(&zone, &refused, start);
+    }
+    assert_eq!(shortages.exhausted(start), [zone.clone()].into());
     let later = start + Duration::from_secs(61);
-    assert!(fleet.exhausted(later).is_empty());
-    fleet.create(&name(ZONE), worker("w1"), later).await.unwrap_err();
-    assert!(!fleet.exhausted(later + Duration::from_secs(100)).is_empty(), "two minutes the second time");
-    fleet.create(&name(OTHER_ZONE), worker("w1"), later).await.unwrap();
-    let error = fleet.create(&name(OTHER_ZONE), worker("w2"), later).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::QuotaExceeded);
-    assert!(fleet.is_over_quota(later) && !fleet.is_over_quota(later + Duration::from_secs(61)));
-    assert!(fleet.troubles(later).iter().any(|trouble| trouble.contains("QUOTA_EXCEEDED")));
+    assert!(shortages.exhausted(later).is_empty());
+    shortages.heed(&zone, &fleet.create(&zone, worker("w1")).await, later);
+    assert!(!shortages.exhausted(later + Duration::from_secs(100)).is_empty(), "two minutes the second time");
+    let made = fleet.create(&other, worker("w1")).await;
+    assert!(made.is_ok());
+    shortages.heed(&other, &made, later);
+    let refused = fleet.create(&other, worker("w2")).await;
+    assert_eq!(refused.as_ref().unwrap_err().kind(), Kind::QuotaExceeded);
+    shortages.heed(&other, &refused, later);
+    assert!(shortages.is_over_quota(later) && !shortages.is_over_quota(later + Duration::from_secs(61)));
+    assert!(shortages.messages(later).any(|message| message.contains("QUOTA_EXCEEDED")));
     assert_eq!(double.instance_names(), ["w1"]);
 }

@@ -1,10 +1,13 @@
 //! The settings of a fleet that grows and shrinks by itself on Compute Engine.
 
+mod machine;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use clarateach_gcp::{Credentials, Endpoint, MachineType, ProjectInZone, ResourceName, StartupFrom};
+use clarateach_gcp::{Credentials, Endpoint, ProjectInZone, ResourceName};
 
+pub use self::machine::MachineSettings;
 use super::{ConfigError, MAX_CAPACITY, parsed, wrong};
 
 const MOST_MACHINES: u32 = 1_000;
@@ -22,16 +25,12 @@ pub struct Scaling {
     pub min: u32,
     /// `FLEET_MAX`.
     pub max: u32,
-    /// `FLEET_MACHINE_TYPE`.
-    pub machine_type: MachineType,
     /// `FLEET_SEATS_PER_WORKER`.
     pub seats_per_worker: u32,
     /// `FLEET_IDLE_MINUTES`.
     pub idle: Duration,
-    /// `FLEET_SPOT`.
-    pub spot: bool,
-    /// `FLEET_AGENT_URL` and `FLEET_AGENT_SHA256`.
-    pub agent: StartupFrom,
+    /// What each machine is like.
+    pub machine: MachineSettings,
     /// `GCP_API_URL`.
     pub endpoint: Endpoint,
     /// Where access tokens come from.
@@ -46,24 +45,12 @@ impl Scaling {
     ) -> Result<Option<Self>, ConfigError> {
         let max = number(get, "FLEET_MAX", 0, MOST_MACHINES, WHOLE_NUMBER)?.unwrap_or(0);
         let min = number(get, "FLEET_MIN", 0, MOST_MACHINES, WHOLE_NUMBER)?.unwrap_or(0);
-        let machine_type = match get("FLEET_MACHINE_TYPE") {
-            None => MachineType::default(),
-            Some(text) => text.parse().map_err(|unfit: clarateach_gcp::UnfitMachineType| ConfigError {
-                variable: "FLEET_MACHINE_TYPE",
-                problem: unfit.to_string(),
-            })?,
-        };
         let takes = "a whole number from 1 to 100000";
         let seats_per_worker = number(get, "FLEET_SEATS_PER_WORKER", 1, MAX_CAPACITY, takes)?.unwrap_or(50);
         let takes = "a whole number of minutes from 0 to 10080";
         let idle = number(get, "FLEET_IDLE_MINUTES", 0, 7 * 24 * 60, takes)?.unwrap_or(15);
-        let spot = match get("FLEET_SPOT").as_deref() {
-            None | Some("on") => true,
-            Some("off") => false,
-            Some(other) => return Err(wrong("FLEET_SPOT", other, "on or off")),
-        };
         let zones = zones(get)?;
-        let agent = agent(get)?;
+        let machine = MachineSettings::read(get)?;
         let endpoint = match get("GCP_API_URL") {
             None => Endpoint::default(),
             Some(url) if url.starts_with("http://") || url.starts_with("https://") => Endpoint::new(&url),
@@ -81,28 +68,17 @@ impl Scaling {
         })?;
         let place = ProjectInZone::new(&project, zones[0].as_str())
             .map_err(|error| ConfigError { variable: "GCP_PROJECT", problem: error.to_string() })?;
-        let agent = agent.ok_or_else(|| {
-            missing("FLEET_AGENT_URL", "FLEET_MAX is above 0, which needs the archive that agents come from")
-        })?;
+        if machine.agent.is_none() {
+            let problem = "FLEET_MAX is above 0, which needs the archive that agents come from";
+            return Err(missing("FLEET_AGENT_URL", problem));
+        }
         let credentials = Credentials::find(lookup).map_err(|error| ConfigError {
             variable: "GOOGLE_APPLICATION_CREDENTIALS",
             problem: error.to_string(),
         })?;
         let idle = Duration::from_secs(u64::from(idle) * 60);
         let credentials = Arc::new(credentials);
-        Ok(Some(Self {
-            place,
-            zones,
-            min,
-            max,
-            machine_type,
-            seats_per_worker,
-            idle,
-            spot,
-            agent,
-            endpoint,
-            credentials,
-        }))
+        Ok(Some(Self { place, zones, min, max, seats_per_worker, idle, machine, endpoint, credentials }))
     }
 }
 
@@ -135,26 +111,6 @@ fn zones(get: &impl Fn(&'static str) -> Option<String>) -> Result<Vec<ResourceNa
     if zones.is_empty() { Err(wrong(variable, &text, takes)) } else { Ok(zones) }
 }
 
-fn agent(get: &impl Fn(&'static str) -> Option<String>) -> Result<Option<StartupFrom>, ConfigError> {
-    let sha256 = get("FLEET_AGENT_SHA256");
-    if let Some(sum) = &sha256
-        && (sum.len() != 64 || !sum.bytes().all(|byte| byte.is_ascii_hexdigit()))
-    {
-        return Err(wrong("FLEET_AGENT_SHA256", sum, "64 hexadecimal digits"));
-    }
-    match get("FLEET_AGENT_URL") {
-        None => Ok(None),
-        Some(url) if url.starts_with("https://") || url.starts_with("gs://") => {
-            Ok(Some(StartupFrom { url, sha256 }))
-        }
-        Some(other) => Err(wrong(
-            "FLEET_AGENT_URL",
-            &other,
-            "https://… or gs://BUCKET/OBJECT of a .tar.gz, see docs/gcp.md",
-        )),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use crate::config::{Config, ConfigError};
@@ -175,10 +131,43 @@ mod tests {
         assert!(read(&[]).unwrap().scaling.is_none());
         assert!(read(&[("GCP_PROJECT", "clarateach")]).unwrap().scaling.is_none());
         let scaling = read(&ON).unwrap().scaling.unwrap();
-        assert_eq!((scaling.min, scaling.max, scaling.seats_per_worker, scaling.spot), (0, 3, 50, true));
-        assert_eq!(scaling.machine_type.as_str(), "n2-standard-8");
+        assert_eq!((scaling.min, scaling.max, scaling.seats_per_worker), (0, 3, 50));
+        let machine = &scaling.machine;
+        assert_eq!(machine.machine_type.as_str(), "n2-standard-8");
+        assert_eq!((machine.spot, machine.disk_gb, machine.external_ip), (true, 50, true));
         assert_eq!(scaling.idle.as_secs(), 15 * 60);
         assert_eq!(scaling.zones.iter().map(ToString::to_string).collect::<Vec<_>>(), ["us-central1-a"]);
+    }
+
+    #[test]
+    fn a_machine_is_as_the_settings_say() {
+        let mut pairs = ON.to_vec();
+        pairs.extend([
+            ("FLEET_SPOT", "off"),
+            ("FLEET_DISK_GB", "200"),
+            ("FLEET_NETWORK", "classes"),
+            ("FLEET_SUBNETWORK", "workers"),
+            ("FLEET_EXTERNAL_IP", "off"),
+            ("FLEET_TAGS", "clarateach-worker, private"),
+            ("FLEET_SERVICE_ACCOUNT", "workers@clarateach.iam.gserviceaccount.com"),
+            ("FLEET_AGENT_ENV", "JAILER_BIN=/usr/local/bin/jailer  LOG_FORMAT=json"),
+        ]);
+        let scaling = read(&pairs).unwrap().scaling.unwrap();
+        let spec = scaling.machine.spec("w".parse().unwrap(), "a-token".to_owned().into(), 20);
+        let instance =
+            serde_json::to_value(spec.to_instance("clarateach", &"us-central1-a".parse().unwrap())).unwrap();
+        assert_eq!(instance["scheduling"]["provisioningModel"], "STANDARD");
+        assert_eq!(instance["disks"][0]["initializeParams"]["diskSizeGb"], "200");
+        assert_eq!(
+            instance["networkInterfaces"],
+            serde_json::json!([{"network": "global/networks/classes", "subnetwork": "regions/us-central1/subnetworks/workers"}])
+        );
+        assert_eq!(instance["tags"]["items"], serde_json::json!(["clarateach-worker", "private"]));
+        assert_eq!(instance["serviceAccounts"][0]["email"], "workers@clarateach.iam.gserviceaccount.com");
+        assert_eq!(
+            spec.metadata["clarateach-agent-env"],
+            "CAPACITY=20\nJAILER_BIN=/usr/local/bin/jailer\nLOG_FORMAT=json"
+        );
     }
 
     #[test]
@@ -195,6 +184,15 @@ mod tests {
             ("FLEET_ZONES", ","),
             ("GCP_ZONE", "../x"),
             ("FLEET_SPOT", "yes"),
+            ("FLEET_DISK_GB", "9"),
+            ("FLEET_NETWORK", "projects/other/global/networks/x"),
+            ("FLEET_SUBNETWORK", "../x"),
+            ("FLEET_EXTERNAL_IP", "no"),
+            ("FLEET_TAGS", "worker,Tag"),
+            ("FLEET_SERVICE_ACCOUNT", "workers"),
+            ("FLEET_AGENT_ENV", "JAILER_BIN"),
+            ("FLEET_AGENT_ENV", "CAPACITY=3"),
+            ("FLEET_AGENT_ENV", "AGENT_TOKEN=x"),
             ("FLEET_AGENT_URL", "http://example.org/agent.tar.gz"),
             ("FLEET_AGENT_URL", ""),
             ("FLEET_AGENT_SHA256", "abc"),

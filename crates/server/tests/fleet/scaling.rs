@@ -133,6 +133,37 @@ async fn machines_come_when_seats_need_room_and_go_when_they_are_idle() {
     assert!(store.workers().await.unwrap().is_empty(), "no tombstone either");
 }
 
+/// A class that needs three machines waits for one of them, and not for one after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn machines_are_made_at_once_and_as_the_settings_say() {
+    let cloud = Cloud::new(3, Options { operation: Duration::from_secs(5), ..Options::default() }).await;
+    let server = cloud
+        .server(&[
+            ("FLEET_SEATS_PER_WORKER", "3"),
+            ("FLEET_NETWORK", "classes"),
+            ("FLEET_EXTERNAL_IP", "off"),
+            ("FLEET_TAGS", "clarateach-worker"),
+            ("FLEET_DISK_GB", "200"),
+        ])
+        .await;
+    let (workshop, _) = server.create(9).await;
+    let made = wait_for("three machines are being made", PATIENCE, || async {
+        let all = instances(&cloud.double);
+        (all.len() == 3).then_some(all)
+    })
+    .await;
+    assert!(made.iter().all(|instance| instance["status"] != "RUNNING"), "one after the other: {made:?}");
+    for instance in &made {
+        let interface = &instance["networkInterfaces"][0];
+        assert_eq!(interface["network"], "global/networks/classes");
+        assert!(interface["accessConfigs"].is_null(), "{interface}");
+        assert_eq!(instance["tags"]["items"], json!(["clarateach-worker"]));
+        assert_eq!(instance["disks"][0]["diskSizeGb"], "200");
+    }
+    until_ready(&server, &workshop).await;
+    assert_eq!((cloud.calls("instances.insert"), workers(&server).await.len()), (3, 3));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_preempted_machine_with_a_held_seat_is_started_again() {
     let cloud = Cloud::new(3, Options::default()).await;

@@ -7,8 +7,11 @@
 
 mod act;
 mod need;
+mod scaler;
 mod sight;
 mod trouble;
+mod underway;
+mod unhelped;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +21,7 @@ use clarateach_api::FleetView;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::act::Scaler;
+use self::scaler::Scaler;
 use super::App;
 use super::leases::RENEWAL;
 use crate::config::Scaling;
@@ -87,12 +90,18 @@ pub async fn run(app: Arc<App>, settings: Scaling, stop: CancellationToken) {
             if is_mine.wait_for(|mine| *mine).await.is_err() {
                 return;
             }
-            // Something slow was done: what is there now is looked at before anything else is.
-            while scaler.round().await && *is_mine.borrow() {}
-            tokio::time::sleep(BREATH).await;
+            scaler.round().await;
+            let asked = async {
+                tokio::time::sleep(BREATH).await;
+                tokio::select! {
+                    () = app.scaling.wake.notified() => {}
+                    () = tokio::time::sleep(PERIOD) => {}
+                }
+            };
+            // When something has ended, what is there now is looked at at once.
             tokio::select! {
-                () = app.scaling.wake.notified() => {}
-                () = tokio::time::sleep(PERIOD) => {}
+                () = scaler.ended() => {}
+                () = asked => {}
             }
         }
     };

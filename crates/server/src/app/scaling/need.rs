@@ -1,11 +1,14 @@
 //! How many seats find no room.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
+use clarateach_ids::SeatKey;
 use clarateach_lifecycle::Wanted;
 use clarateach_runtime::RuntimeKind;
 use clarateach_store::{StoreError, WorkerRecord, WorkerSource};
 
+use super::unhelped::Unhelped;
 use crate::app::App;
 
 /// Kinds of seats that machines made here are good for: what those that there are make, and microVMs in any case.
@@ -16,7 +19,7 @@ pub(super) fn kinds(records: &[WorkerRecord]) -> BTreeSet<RuntimeKind> {
     kinds
 }
 
-/// Seats of running workshops that are on no worker.
+/// Seats of running workshops that are on no worker, and that one would help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Need {
     /// All of them.
@@ -26,10 +29,14 @@ pub(super) struct Need {
 }
 
 /// What is needed now.
-pub(super) async fn need(app: &App, kinds: &BTreeSet<RuntimeKind>) -> Result<Need, StoreError> {
+pub(super) async fn need(
+    app: &App,
+    kinds: &BTreeSet<RuntimeKind>,
+    unhelped: &mut Unhelped,
+) -> Result<Need, StoreError> {
     // Before the seats are counted: one that is placed in between must not be counted as waiting for the room it took.
     let room: BTreeMap<RuntimeKind, u32> = kinds.iter().map(|kind| (*kind, app.fleet.room(*kind))).collect();
-    let mut unplaced: BTreeMap<RuntimeKind, u32> = BTreeMap::new();
+    let mut unplaced: BTreeMap<RuntimeKind, Vec<SeatKey>> = BTreeMap::new();
     for (workshop, counts) in app.store.workshops(None).await? {
         let Ok(kind) = workshop.runtime.parse::<RuntimeKind>() else { continue };
         let unsettled = counts.pending + counts.starting + counts.unreachable + counts.failed;
@@ -41,9 +48,16 @@ pub(super) async fn need(app: &App, kinds: &BTreeSet<RuntimeKind>) -> Result<Nee
             continue;
         }
         let seats = app.store.seats(&workshop.id).await?;
-        let without = seats.iter().filter(|(seat, _)| !app.fleet.is_placed(&seat.key, seat.generation));
-        *unplaced.entry(kind).or_default() += u32::try_from(without.count()).unwrap_or(u32::MAX);
+        let without = seats.into_iter().filter(|(seat, _)| !app.fleet.is_placed(&seat.key, seat.generation));
+        unplaced.entry(kind).or_default().extend(without.map(|(seat, _)| seat.key));
     }
-    let waiting = unplaced.iter().map(|(kind, seats)| seats.saturating_sub(room[kind])).sum();
-    Ok(Need { unplaced: unplaced.values().sum(), waiting })
+    unhelped.keep(&unplaced.values().flatten().cloned().collect());
+    let now = Instant::now();
+    let mut need = Need { unplaced: 0, waiting: 0 };
+    for (kind, seats) in &unplaced {
+        let needing = unhelped.needing(seats, room[kind], now);
+        need.unplaced += needing;
+        need.waiting += needing.saturating_sub(room[kind]);
+    }
+    Ok(need)
 }

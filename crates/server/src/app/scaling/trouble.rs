@@ -18,9 +18,13 @@ struct Trouble {
 pub(super) struct Troubles(BTreeMap<String, Trouble>);
 
 impl Troubles {
-    /// It failed: leave it alone for a while, for longer each time.
+    /// It failed: leave it alone for a while, for longer each time. What was tried several times at once has failed once.
     pub(super) fn failed(&mut self, what: &str, message: String, now: Instant) {
-        let rest = self.0.get(what).map_or(FIRST_REST, |before| (before.rest * 2).min(LONGEST_REST));
+        let rest = match self.0.get(what) {
+            None => FIRST_REST,
+            Some(before) if before.until > now => before.rest,
+            Some(before) => (before.rest * 2).min(LONGEST_REST),
+        };
         self.0.insert(what.to_owned(), Trouble { message, rest, until: now + rest });
     }
 
@@ -56,11 +60,15 @@ mod tests {
         troubles.failed("a", "no".to_owned(), start);
         assert!(!troubles.may_try("a", start + FIRST_REST / 2) && troubles.may_try("b", start));
         assert!(troubles.may_try("a", start + FIRST_REST));
-        troubles.failed("a", "still no".to_owned(), start);
-        assert!(!troubles.may_try("a", start + FIRST_REST) && troubles.may_try("a", start + FIRST_REST * 2));
+        troubles.failed("a", "no to another one, asked for at once".to_owned(), start);
+        assert!(troubles.may_try("a", start + FIRST_REST));
+        let again = start + FIRST_REST;
+        troubles.failed("a", "still no".to_owned(), again);
+        assert!(!troubles.may_try("a", again + FIRST_REST) && troubles.may_try("a", again + FIRST_REST * 2));
         assert_eq!(troubles.messages().collect::<Vec<_>>(), ["still no"]);
-        (0..20).for_each(|_| troubles.failed("a", "no".to_owned(), start));
-        assert!(troubles.may_try("a", start + LONGEST_REST));
+        let much_later = again + LONGEST_REST * 20;
+        (1..20).for_each(|n| troubles.failed("a", "no".to_owned(), again + LONGEST_REST * n));
+        assert!(troubles.may_try("a", much_later));
         troubles.worked("a");
         assert!(troubles.may_try("a", start) && troubles.messages().next().is_none());
     }
