@@ -1,51 +1,36 @@
-//! Who may import whom: the crate map of docs/ARCHITECTURE.md, checked against `cargo metadata`.
+//! Who may import whom: the crate map of docs/ARCHITECTURE.md, and `cargo metadata` held to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-/// Each crate with the workspace crates it may name in `[dependencies]`. Tests may use more ([dev-dependencies]), as
-/// long as it stays among these plus `testkit`, the runtimes' doubles and the conformance suite.
-const MAY_IMPORT: &[(&str, &[&str])] = &[
-    ("ids", &[]),
-    ("api", &["ids"]),
-    ("seatproto", &["ids"]),
-    ("lifecycle", &["ids"]),
-    ("ext4", &[]),
-    ("tls", &[]),
-    ("store", &["ids", "lifecycle", "tls"]),
-    ("runtime", &["ids", "seatproto"]),
-    ("gcp", &[]),
-    ("vmctl", &["gcp"]),
-    ("rootfs", &["ext4"]),
-    ("runtime-docker", &["ids", "runtime"]),
-    ("runtime-process", &["ids", "runtime"]),
-    ("runtime-simulated", &["ids", "runtime", "seatproto"]),
-    ("runtime-worker", &["ids", "api", "runtime", "tls"]),
-    ("gateway", &["ids", "api", "seatproto", "runtime"]),
-    ("microvm", &["ids", "ext4", "runtime", "seatproto"]),
-    ("workspace", &["seatproto"]),
-    ("agent", &["ids", "api", "seatproto", "runtime", "microvm", "gateway"]),
-    (
-        "server",
-        &[
-            "ids",
-            "api",
-            "seatproto",
-            "lifecycle",
-            "store",
-            "runtime",
-            "runtime-docker",
-            "runtime-process",
-            "runtime-simulated",
-            "runtime-worker",
-            "microvm",
-            "gateway",
-            "gcp",
-        ],
-    ),
-    ("testkit", &["ids", "runtime", "runtime-simulated"]),
-    ("tests", &["testkit"]),
-];
+const PAGE: &str = include_str!("../../docs/ARCHITECTURE.md");
+
+type Map = BTreeMap<String, BTreeSet<String>>;
+
+/// Each crate with those that it imports, as the page's table says.
+fn map() -> Map {
+    let mut map = Map::new();
+    for row in PAGE.lines().filter(|line| line.starts_with("| `crates/") || line.starts_with("| `tests`")) {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [crates, _, imports] = cells[..] else { panic!("three cells: {row}") };
+        let imports: BTreeSet<String> = match imports.strip_prefix("all of the above but ") {
+            Some(others) => {
+                let others = names(others);
+                map.keys().filter(|name| !others.contains(*name)).cloned().collect()
+            }
+            None => names(imports),
+        };
+        for name in crates.split(", ").map(|name| name.trim_matches('`')) {
+            map.insert(name.trim_start_matches("crates/").replace("runtimes/", "runtime-"), imports.clone());
+        }
+    }
+    assert!(map.len() > 15, "the table is not read: {map:?}");
+    map
+}
+
+fn names(cell: &str) -> BTreeSet<String> {
+    cell.split(", ").filter(|name| *name != "–").map(|name| name.replace("runtimes/", "runtime-")).collect()
+}
 
 /// What tests use beyond that: a client is tried against the real other side.
 const TESTS_MAY_IMPORT: &[(&str, &str)] = &[("runtime-worker", "agent")];
@@ -66,28 +51,46 @@ fn short(name: &str) -> Option<String> {
 }
 
 #[test]
-fn imports_point_downwards() {
-    let allowed: BTreeMap<&str, BTreeSet<&str>> =
-        MAY_IMPORT.iter().map(|(name, may)| (*name, may.iter().copied().collect())).collect();
-    let metadata = metadata();
+fn imports_are_as_on_the_map() {
+    let mut map = map();
     let mut wrong = Vec::new();
-    for package in metadata["packages"].as_array().unwrap() {
+    for package in metadata()["packages"].as_array().unwrap() {
         let name = short(package["name"].as_str().unwrap()).expect("every crate is called clarateach-…");
-        let Some(may) = allowed.get(name.as_str()) else {
-            wrong.push(format!("{name} is not on the crate map"));
+        let Some(told) = map.remove(&name) else {
+            wrong.push(format!("{name} is not on the map"));
             continue;
         };
+        let mut imports = BTreeSet::new();
         for dependency in package["dependencies"].as_array().unwrap() {
             let Some(imported) = short(dependency["name"].as_str().unwrap()) else { continue };
-            let is_dev = dependency["kind"] == "dev";
-            let test_only = ["testkit", "runtime-simulated", "runtime", "ids"].contains(&imported.as_str())
+            if dependency["kind"] != "dev" {
+                imports.insert(imported);
+                continue;
+            }
+            let for_tests = ["testkit", "runtime-simulated", "runtime", "ids"].contains(&imported.as_str())
                 || TESTS_MAY_IMPORT.contains(&(name.as_str(), imported.as_str()));
-            if !may.contains(imported.as_str()) && !(is_dev && (test_only || imported == name)) {
-                wrong.push(format!("{name} imports {imported}"));
+            if !told.contains(&imported) && !for_tests && imported != name {
+                wrong.push(format!("tests of {name} import {imported}"));
             }
         }
+        if imports != told {
+            wrong.push(format!("{name} imports {imports:?}, and the map says {told:?}"));
+        }
     }
+    wrong.extend(map.keys().map(|name| format!("there is no {name}")));
     assert!(wrong.is_empty(), "against docs/ARCHITECTURE.md: {wrong:#?}");
+}
+
+/// A row may only name crates of rows above it: the table is in order.
+#[test]
+fn the_map_points_upwards() {
+    let above = |line: &str| PAGE.find(&format!("`crates/{}`", line.replace("runtime-", "runtimes/")));
+    for (name, imports) in map() {
+        for imported in imports {
+            let (own, its) = (above(&name).unwrap_or(usize::MAX), above(&imported));
+            assert!(its.is_some_and(|its| its < own), "{name} imports {imported}, which stands below it");
+        }
+    }
 }
 
 /// Crates that the rules keep to one place.
