@@ -166,6 +166,17 @@ test("the workbench in detail", { timeout: 300_000 }, async (t) => {
       await columns((count) => count < after);
     });
 
+    await step("a file that a command made opens with the first click", async () => {
+      await typeLine(page, "echo 42 > from-a-command.txt");
+      // As a hand does it: nothing may move between the press and the release.
+      const place = await pick("from-a-command.txt").boundingBox();
+      await page.mouse.move(place.x + 30, place.y + place.height / 2);
+      await page.mouse.down();
+      await page.waitForTimeout(150);
+      await page.mouse.up();
+      await editor(page, "from-a-command.txt").waitFor();
+    });
+
     await step("everything is labelled and legible", async () => {
       await page.getByRole("button", { name: "My code" }).click();
       await assertAccessible(page, "learner");

@@ -24,6 +24,15 @@ export function FilesPane({ access, store, documents, shown, onOpened }: FilesPa
   const [target, setTarget] = useState<string | null>(null);
   const picker = useRef<HTMLInputElement>(null);
   const list = useRef<HTMLDivElement>(null);
+  const pressed = useRef(false);
+  useEffect(() => {
+    const released = () => (pressed.current = false);
+    const ends = ["pointerup", "pointercancel", "dragend"];
+    for (const end of ends) addEventListener(end, released);
+    return () => {
+      for (const end of ends) removeEventListener(end, released);
+    };
+  }, []);
   const uploads = useUploads(access, (directory) => void store.read(directory));
   const lines = rows(store.tree);
   const row = lines.find((line) => line.path === selected);
@@ -34,6 +43,9 @@ export function FilesPane({ access, store, documents, shown, onOpened }: FilesPa
   useEffect(() => {
     if (documents.documents.active !== null) setSelected(documents.documents.active);
   }, [documents.documents.active]);
+  useEffect(() => {
+    if (selected !== null) list.current?.querySelector(`[data-path="${CSS.escape(selected)}"]`)?.scrollIntoView({ block: "nearest" });
+  }, [selected]);
 
   const open = async (line: Row) => {
     setSelected(line.path);
@@ -168,23 +180,6 @@ export function FilesPane({ access, store, documents, shown, onOpened }: FilesPa
           }}
         />
       </div>
-      {row && (
-        <div class="selection-bar" role="toolbar" aria-label={`Actions on ${row.name}`}>
-          <span class="name" title={row.path}>
-            {row.name}
-            {row.kind === "file" && <small> {bytes(row.size)}</small>}
-          </span>
-          <button class="small" onClick={() => void rename(row)}>
-            Rename
-          </button>
-          <button class="small" onClick={() => void attempt("Not downloaded", () => download(access, row.path, row.kind === "directory"))}>
-            Download
-          </button>
-          <button class="small danger" onClick={() => void remove(row)}>
-            Delete
-          </button>
-        </div>
-      )}
       <div class="tree" role="tree" aria-label="Files of the workspace" ref={list} onKeyDown={key}>
         {lines.map((line) => (
           <div
@@ -198,7 +193,11 @@ export function FilesPane({ access, store, documents, shown, onOpened }: FilesPa
             class={`node ${line.kind}${target !== null && target !== "" && isWithin(line.path, target) ? " target" : ""}`}
             style={{ "--depth": line.depth }}
             onClick={() => void open(line)}
-            onFocus={() => setSelected(line.path)}
+            onPointerDown={() => (pressed.current = true)}
+            onFocus={() => {
+              // A pointer selects by its click: what appears at its press could come between the two.
+              if (!pressed.current) setSelected(line.path);
+            }}
             {...dropOn(line.open !== null ? line.path : parentOf(line.path))}
           >
             <span class="twist" aria-hidden="true">
@@ -222,6 +221,24 @@ export function FilesPane({ access, store, documents, shown, onOpened }: FilesPa
         {root && root.problem === null && root.entries.length === 0 && <p class="hint">No files yet. Make one with +, or drop files here.</p>}
         {!root && <p class="hint">Reading…</p>}
       </div>
+      {/* Below the tree: above it, it would push a file away from under the pointer that is about to click it. */}
+      {row && (
+        <div class="selection-bar" role="toolbar" aria-label={`Actions on ${row.name}`}>
+          <span class="name" title={row.path}>
+            {row.name}
+            {row.kind === "file" && <small> {bytes(row.size)}</small>}
+          </span>
+          <button class="small" onClick={() => void rename(row)}>
+            Rename
+          </button>
+          <button class="small" onClick={() => void attempt("Not downloaded", () => download(access, row.path, row.kind === "directory"))}>
+            Download
+          </button>
+          <button class="small danger" onClick={() => void remove(row)}>
+            Delete
+          </button>
+        </div>
+      )}
       {uploads.uploads.length > 0 && (
         <ul class="uploads" aria-label="Uploads">
           {uploads.uploads.map((upload) => (
