@@ -60,7 +60,12 @@ describe("words", () => {
   });
 
   it("tell a learner at work from one who is away", () => {
-    expect(seatLine({ status: "occupied", connected: true } as SeatView)).toBe("Working");
-    expect(seatLine({ status: "occupied", connected: false } as SeatView)).toContain("not connected");
+    const running = { status: "running" } as WorkshopView;
+    expect(seatLine({ status: "occupied", connected: true } as SeatView, running)).toBe("Working");
+    expect(seatLine({ status: "occupied", connected: false } as SeatView, running)).toContain("not connected");
+    const pending = (status: string) => seatLine({ status: "pending" } as SeatView, { status } as WorkshopView);
+    expect(pending("provisioning")).toBe("Waiting to be made");
+    expect(pending("stopping")).toBe("Being removed");
+    expect(pending("stopped")).toBe("Not there");
   });
 });

@@ -14,6 +14,8 @@ afterEach(() => vi.unstubAllGlobals());
 describe("join codes", () => {
   it("are compared without case, hyphens and spaces", () => {
     expect(normaliseCode(" k7qm-4xtp ")).toBe("K7QM4XTP");
+    expect(normaliseCode("K7QM\u20114XTP\n")).toBe("K7QM4XTP");
+    expect(normaliseCode("k7qm \u2013 4xtp")).toBe("K7QM4XTP");
     expect(prettyCode("k7qm4xtp")).toBe("K7QM-4XTP");
     expect(checkCode("k7 qm 4xtp")).toBeNull();
   });
@@ -72,6 +74,7 @@ describe("joining", () => {
 
   it("passes the server's own sentence on where it knows more", () => {
     expect(refusal(new ApiError(409, "NOT_RUNNING", "It starts at nine.")).message).toBe("It starts at nine.");
+    expect(refusal(new ApiError(422, "INVALID_FIELD", "name: must have at most 60 characters")).field).toBe("form");
   });
 });
 

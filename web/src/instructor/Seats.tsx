@@ -43,13 +43,14 @@ function Seat({ workshop, seat, now, refresh }: { workshop: WorkshopView; seat: 
     });
     if (sure) await attempt(`The session was not ended`, () => evictSeat(workshop.id, seat.seat)).then(refresh);
   };
+  const alive = workshop.status === "running" || workshop.status === "provisioning" || workshop.status === "error";
   const look = seat.status === "occupied" ? "Look in / help" : "Look in";
   const reachable = seat.status === "ready" || seat.status === "occupied" || seat.status === "unreachable";
   return (
     <li class={`seat-card ${tone(seat.status)}${seat.connected ? " connected" : ""}`} data-seat={seat.seat} data-status={seat.status}>
       <div class="seat-head">
         <strong>{seat.seat}</strong>
-        <span class={`status ${tone(seat.status)}`}>{seatLine(seat)}</span>
+        <span class={`status ${tone(seat.status)}`}>{seatLine(seat, workshop)}</span>
       </div>
       <p class="learner">{who ?? "\u00a0"}</p>
       {seat.last_seen_at !== null && seat.joined_at !== null && !seat.connected && <p class="hint">Seen {ago(seat.last_seen_at, now)}</p>}
@@ -65,7 +66,7 @@ function Seat({ workshop, seat, now, refresh }: { workshop: WorkshopView; seat: 
         >
           {look}
         </button>
-        <button class="small" aria-label={`Reset… (seat ${seat.seat})`} onClick={() => void reset()}>
+        <button class="small" disabled={!alive} aria-label={`Reset… (seat ${seat.seat})`} onClick={() => void reset()}>
           Reset…
         </button>
         {seat.joined_at !== null && (

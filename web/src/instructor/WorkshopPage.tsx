@@ -11,7 +11,7 @@ import { LookIn } from "./LookIn";
 import { Seats } from "./Seats";
 import { Shell } from "./Shell";
 import { useWorkshop, type Watching } from "./useWorkshop";
-import { statusLine, tone } from "./words";
+import { isMade, statusLine, tone } from "./words";
 
 /** `/instructor/workshops/{id}`: one workshop, live. */
 export function WorkshopPage({ id }: { id: string }) {
@@ -93,10 +93,11 @@ function Door({ workshop }: { workshop: WorkshopView }) {
 function State({ workshop }: { workshop: WorkshopView }) {
   const now = useServerNow(1000);
   const counts = workshop.seat_counts;
+  const made = isMade(workshop);
   const parts: [string, number, string][] = [
     ["working", counts.occupied, "good"],
     ["free", counts.ready, "free"],
-    ["starting", counts.starting + counts.pending, "busy"],
+    ["starting", made ? counts.starting + counts.pending : 0, "busy"],
     ["not answering", counts.unreachable, "bad"],
     ["failed", counts.failed, "bad"],
   ];
@@ -107,19 +108,17 @@ function State({ workshop }: { workshop: WorkshopView }) {
       </p>
       {workshop.progress !== null && <p class="progress">{workshop.progress}</p>}
       {workshop.reason !== null && <p class={workshop.status === "error" ? "problem" : "warning"}>{workshop.reason}</p>}
-      {workshop.status !== "created" && workshop.status !== "stopped" && (
+      {made && (
         <div class="bar" aria-hidden="true">
           {parts.map(([name, count, tone]) => count > 0 && <span key={name} class={tone} style={{ flexGrow: count }} title={`${count} ${name}`} />)}
         </div>
       )}
       <p class="hint">
-        {parts
-          .filter(([, count]) => count > 0)
-          .map(([name, count]) => `${count} ${name}`)
-          .join(" · ")}
-        {workshop.waiting > 0 && ` · ${workshop.waiting} in line`}
-        {workshop.ends_at !== null && ` · ends ${new Date(workshop.ends_at).toLocaleString()} (${span(Date.parse(workshop.ends_at) - now)} left)`}
-        {workshop.ends_at === null && " · no planned end"}
+        {[
+          ...parts.filter(([, count]) => count > 0).map(([name, count]) => `${count} ${name}`),
+          ...(workshop.waiting > 0 ? [`${workshop.waiting} in line`] : []),
+          workshop.ends_at === null ? "no planned end" : `ends ${new Date(workshop.ends_at).toLocaleString()} (${span(Date.parse(workshop.ends_at) - now)} left)`,
+        ].join(" · ")}
       </p>
       {workshop.warnings.map((warning) => (
         <p key={warning} class="warning">

@@ -24,11 +24,17 @@ export function statusLine(workshop: WorkshopView): string {
   }
 }
 
+/** Whether there are seats, or some on their way. */
+export function isMade(workshop: WorkshopView): boolean {
+  return workshop.status !== "created" && workshop.status !== "stopped";
+}
+
 /** A seat's state in words. */
-export function seatLine(seat: SeatView): string {
+export function seatLine(seat: SeatView, workshop: WorkshopView): string {
   switch (seat.status) {
     case "pending":
-      return "Waiting to be made";
+      if (workshop.status === "stopping" || workshop.status === "deleting") return "Being removed";
+      return isMade(workshop) ? "Waiting to be made" : "Not there";
     case "starting":
       return "Starting";
     case "ready":

@@ -20,7 +20,7 @@ export interface Remembered {
 
 /** A join code without case, hyphens and spaces. */
 export function normaliseCode(code: string): string {
-  return code.replace(/[\s-]/g, "").toUpperCase();
+  return code.replace(/[\s\u2010-\u2015\u2212-]/g, "").toUpperCase();
 }
 
 /** A join code as it is shown: in two groups of four when it has eight characters. */

@@ -59,16 +59,19 @@ export function StartPage({ code: given }: { code: string }) {
           inputMode="text"
           maxLength={24}
           aria-invalid={problem?.field === "code"}
-          aria-describedby="join-problem"
+          aria-describedby="code-problem"
         />
+        <p class="problem" id="code-problem" role="alert">
+          {problem?.field === "code" ? problem.message : ""}
+        </p>
         <label class="field">
           <span>
             Your name <small>(your instructor sees it; optional)</small>
           </span>
           <input ref={nameField} value={name} maxLength={60} autocomplete="name" onInput={(event) => setName(event.currentTarget.value)} />
         </label>
-        <p class="problem" id="join-problem" role="alert">
-          {problem && problem.field !== "session" ? problem.message : ""}
+        <p class="problem" role="alert">
+          {problem?.field === "form" ? problem.message : ""}
         </p>
         <button type="submit" class="primary big" disabled={busy}>
           {busy ? "Joining…" : "Join the workshop"}

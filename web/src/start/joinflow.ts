@@ -34,7 +34,8 @@ export function refusal(error: ApiError): JoinProblem {
     case "JOINING_LOCKED":
       return { field: "form", message: "The instructor has closed this workshop for newcomers. If you were in it before, come back with your session code." };
     case "INVALID_FIELD":
-      return { field: "code", message: error.message };
+      // The code was looked at before it was sent; what else can be wrong is the name.
+      return { field: error.message.startsWith("code") ? "code" : "form", message: error.message };
     default:
       return { field: "form", message: error.message };
   }
