@@ -1,183 +1,166 @@
-//! The terminal as a browser has it: a WebSocket with JSON or binary frames.
+//! Our terminal as a browser has it: a WebSocket with JSON or binary frames.
 
 use std::{
-    error::Error,
+    os::fd::{AsFd, BorrowedFd},
     time::{Duration, Instant},
 };
 
 use clarateach_seatproto::terminal::{
     BINARY_OUTPUT, BINARY_PROTOCOL, BINARY_SNAPSHOT, ClientFrame, ServerFrame,
 };
-use futures_util::{SinkExt, StreamExt};
-use tokio::net::TcpStream;
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{Message, client::IntoClientRequest},
-};
+use serde::Deserialize;
 
-use crate::measure::{Flood, Latencies};
+use crate::{
+    http::{Connection, Target},
+    measure::{Failure, Flood, Line},
+    websocket::{BINARY, TEXT, WebSocket},
+};
 
 /// What the flood's file is called in the seat's workspace directory.
 const FLOOD_FILE: &str = ".clarateach-flood";
 
-type Failure = Box<dyn Error>;
-
-/// Where the seat is reached and with which headers.
-#[derive(Clone, Debug)]
-pub(crate) struct Target {
-    pub(crate) address: String,
-    pub(crate) base: String,
-    pub(crate) headers: Vec<(String, String)>,
-}
-
-impl Target {
-    /// The seat that a session's learner sits on, with a fresh token.
-    pub(crate) async fn of_session(url: &str) -> Result<Target, Failure> {
-        let (address, path) = split(url);
-        let server = Target { address, base: String::new(), headers: Vec::new() };
-        let session: serde_json::Value = serde_json::from_str(&server.call("GET", &path, "").await?)?;
-        let text = |name: &str| session[name].as_str().ok_or(format!("the session has no {name}"));
-        let (address, base) = split(text("endpoint")?);
-        let bearer = ("authorization".to_owned(), format!("Bearer {}", text("token")?));
-        Ok(Target { address, base, headers: vec![bearer] })
-    }
-
-    /// One HTTP exchange on a connection of its own; the body of the answer.
-    pub(crate) async fn call(&self, method: &str, path: &str, body: &str) -> Result<String, Failure> {
-        let mut connection = crate::files::Connection::open(self).await?;
-        let (status, answer) = connection.exchange(method, path, body).await?;
-        if status >= 300 {
-            return Err(format!("{method} {path}: {status} {answer}").into());
-        }
-        Ok(answer)
-    }
-}
-
-/// Host and port, and path, of a URL.
-fn split(url: &str) -> (String, String) {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let (address, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let path = if path.is_empty() { String::new() } else { format!("/{}", path.trim_end_matches('/')) };
-    (address.to_owned(), path)
-}
-
-struct Terminal {
+pub(crate) struct Terminal {
     id: u64,
     target: Target,
-    socket: WebSocketStream<TcpStream>,
-    seq: u64,
+    socket: WebSocket,
+    /// Position after the last output, once there was some.
+    seq: Option<u64>,
 }
 
 impl Terminal {
-    /// Opens a terminal of its own and runs a command in it, which must print `marker` first.
-    async fn run(target: &Target, binary: bool, command: &str, marker: &str) -> Result<Terminal, Failure> {
-        let made: serde_json::Value = serde_json::from_str(&target.call("POST", "/terminals", "{}").await?)?;
+    /// Opens a terminal of its own and runs a command in it, which must print READY first.
+    fn run(target: &Target, binary: bool, command: &str) -> Result<Terminal, Failure> {
+        let made: serde_json::Value = serde_json::from_str(&target.call("POST", "/terminals", "{}")?)?;
         let id = made["terminal"]["id"].as_u64().ok_or("no id")?;
-        let mut request =
-            format!("ws://{}{}/terminal?id={id}", target.address, target.base).into_client_request()?;
-        for (name, value) in &target.headers {
-            request.headers_mut().insert(http::HeaderName::try_from(name)?, value.parse()?);
-        }
-        if binary {
-            request.headers_mut().insert("sec-websocket-protocol", BINARY_PROTOCOL.parse()?);
-        }
-        let stream = TcpStream::connect(&target.address).await?;
-        stream.set_nodelay(true)?;
-        let (socket, _) = tokio_tungstenite::client_async(request, stream).await?;
-        let mut terminal = Terminal { id, target: target.clone(), socket, seq: 0 };
-        terminal.type_in(&format!("stty -echo; {command}\n")).await?;
+        let protocol = binary.then_some(BINARY_PROTOCOL);
+        let socket = WebSocket::connect(target, &format!("/terminal?id={id}"), protocol)?;
+        let mut terminal = Terminal { id, target: target.clone(), socket, seq: None };
+        terminal.type_in(&format!("stty -echo; {command}\n"))?;
         let mut seen = Vec::new();
-        while !contains(&seen, marker.as_bytes()) {
-            seen.extend(terminal.output().await?);
+        while memchr::memmem::find(&seen, b"READY").is_none() {
+            terminal.read(&mut |output| {
+                seen.extend_from_slice(output);
+                Ok(())
+            })?;
         }
         Ok(terminal)
     }
 
-    async fn type_in(&mut self, text: &str) -> Result<(), Failure> {
+    /// `cat` on a raw terminal.
+    pub(crate) fn cat(target: &Target) -> Result<Terminal, Failure> {
+        Terminal::run(target, false, "stty raw; printf REA; printf DY; exec cat")
+    }
+
+    /// What prints the beginning of the flood's file once a line is typed.
+    pub(crate) fn flooder(target: &Target, binary: bool, share: usize) -> Result<Terminal, Failure> {
+        let command = format!("stty raw; printf REA; printf DY; read go; exec head -c {share} {FLOOD_FILE}");
+        Terminal::run(target, binary, &command)
+    }
+
+    /// Hands over the output of one message, if one has been read.
+    fn message(&mut self, take: &mut dyn FnMut(&[u8]) -> Result<(), Failure>) -> Result<bool, Failure> {
+        let seq = &mut self.seq;
+        self.socket.take(|opcode, message| {
+            let mut length = 0;
+            let mut counted = |output: &[u8]| {
+                length += output.len() as u64;
+                take(output)
+            };
+            let at = match (opcode, message) {
+                (BINARY, [BINARY_OUTPUT | BINARY_SNAPSHOT, a, b, c, d, e, f, g, h, output @ ..]) => {
+                    counted(output)?;
+                    Some(u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]))
+                }
+                (TEXT, frame) => text(frame, &mut counted)?,
+                _ => return Err("a strange binary frame".into()),
+            };
+            let Some(at) = at else { return Ok(()) };
+            if seq.is_some_and(|before| before + length != at) {
+                return Err(format!("seq {at} does not count the bytes: {seq:?} + {length}").into());
+            }
+            *seq = Some(at);
+            Ok(())
+        })
+    }
+}
+
+impl Line for Terminal {
+    fn type_in(&mut self, text: &str) -> Result<(), Failure> {
         let frame = ClientFrame::Input { data: text.to_owned(), n: None };
-        self.socket.send(Message::Text(serde_json::to_string(&frame)?.into())).await?;
-        Ok(())
+        self.socket.send(TEXT, serde_json::to_string(&frame)?.as_bytes())
     }
 
-    /// The next output.
-    async fn output(&mut self) -> Result<Vec<u8>, Failure> {
-        loop {
-            match self.socket.next().await.ok_or("closed")?? {
-                Message::Text(text) => match serde_json::from_str(&text)? {
-                    ServerFrame::Output { data, seq, .. } => {
-                        self.seq = seq;
-                        return Ok(data.into_bytes());
-                    }
-                    ServerFrame::Exit { .. } => return Err("the shell exited".into()),
-                    _ => {}
-                },
-                Message::Binary(bytes) => match bytes.first_chunk::<9>() {
-                    Some([BINARY_OUTPUT | BINARY_SNAPSHOT, seq @ ..]) => {
-                        self.seq = u64::from_be_bytes(*seq);
-                        return Ok(bytes[9..].to_vec());
-                    }
-                    _ => return Err("strange binary frame".into()),
-                },
-                Message::Close(_) => return Err("closed".into()),
-                _ => {}
-            }
-        }
-    }
-
-    async fn close(mut self) -> Result<(), Failure> {
-        let _ = self.socket.close(None).await;
-        self.target.call("DELETE", &format!("/terminals/{}", self.id), "").await?;
+    fn read(&mut self, take: &mut dyn FnMut(&[u8]) -> Result<(), Failure>) -> Result<(), Failure> {
+        self.socket.fill()?;
+        while self.message(take)? {}
         Ok(())
     }
 }
 
-fn contains(text: &[u8], marker: &[u8]) -> bool {
-    memchr::memmem::find(text, marker).is_some()
+impl AsFd for Terminal {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
-/// Keys typed into `cat`, each timed until it comes back.
-pub(crate) async fn echo(
-    target: &Target,
-    sessions: usize,
-    time: Duration,
-    every: Option<Duration>,
-) -> Result<Latencies, Failure> {
-    let mut terminals = Vec::new();
-    for _ in 0..sessions {
-        terminals
-            .push(Terminal::run(target, false, "stty raw; printf REA; printf DY; exec cat", "READY").await?);
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.target.call("DELETE", &format!("/terminals/{}", self.id), "");
     }
-    let start = Instant::now();
-    let typists = terminals.iter_mut().enumerate().map(|(n, terminal)| async move {
-        let mut latencies = Latencies::default();
-        // Staggered, as people are.
-        let mut due = start + every.unwrap_or_default() * u32::try_from(n).unwrap_or(0) / sessions as u32;
-        while start.elapsed() < time {
-            if every.is_some() {
-                tokio::time::sleep_until(due.into()).await;
+}
+
+/// What follows the data of an output frame.
+#[derive(Deserialize)]
+struct AfterData {
+    seq: u64,
+}
+
+/// Reads a JSON frame; of an output frame the text is handed over where it lies, between its escapes, and the position after it
+/// is returned.
+fn text(frame: &[u8], take: &mut dyn FnMut(&[u8]) -> Result<(), Failure>) -> Result<Option<u64>, Failure> {
+    let Some(mut rest) = frame.strip_prefix(br#"{"type":"output","data":""#) else {
+        return match serde_json::from_slice(frame)? {
+            ServerFrame::Output { data, seq, .. } => take(data.as_bytes()).map(|()| Some(seq)),
+            _ => Ok(None),
+        };
+    };
+    loop {
+        let at = memchr::memchr2(b'"', b'\\', rest).ok_or("an unfinished string")?;
+        take(&rest[..at])?;
+        match &rest[at..] {
+            [b'"', b',', after @ ..] => {
+                let after: AfterData = serde_json::from_slice(&[b"{", after].concat())?;
+                return Ok(Some(after.seq));
             }
-            let typed = Instant::now();
-            terminal.type_in("k").await?;
-            terminal.output().await?;
-            latencies.add(typed.elapsed());
-            due = typed + every.unwrap_or_default();
+            [b'\\', b'u', digits @ ..] => {
+                let digits = digits.get(..4).ok_or("an unfinished escape")?;
+                let code = u32::from_str_radix(std::str::from_utf8(digits)?, 16)?;
+                let character = char::from_u32(code).ok_or("half a surrogate pair")?;
+                take(character.encode_utf8(&mut [0; 4]).as_bytes())?;
+                rest = &rest[at + 6..];
+            }
+            [b'\\', escape, ..] => {
+                let byte = match escape {
+                    b'n' => b'\n',
+                    b'r' => b'\r',
+                    b't' => b'\t',
+                    b'b' => 8,
+                    b'f' => 12,
+                    itself => *itself,
+                };
+                take(&[byte])?;
+                rest = &rest[at + 2..];
+            }
+            _ => return Err("an output frame without seq".into()),
         }
-        Ok::<_, Failure>(latencies)
-    });
-    let mut all = Latencies::default();
-    for latencies in futures_util::future::try_join_all(typists).await? {
-        all.merge(latencies);
     }
-    for terminal in terminals {
-        terminal.close().await?;
-    }
-    Ok(all)
 }
 
 /// Puts the flood's file into the seat, where terminals start.
-pub(crate) async fn put(target: &Target, flood: &Flood) -> Result<(), Failure> {
-    let mut connection = crate::files::Connection::open(target).await?;
-    let (status, answer) = connection.send("PUT", &format!("/raw/{FLOOD_FILE}"), &flood.content).await?;
+pub(crate) fn put(target: &Target, flood: &Flood) -> Result<(), Failure> {
+    let mut connection = Connection::open(target)?;
+    connection.ask("PUT", &format!("/raw/{FLOOD_FILE}"), &flood.content)?;
+    let (status, answer) = connection.answer()?;
     if status >= 300 {
         return Err(format!("uploading the flood: {status} {answer}").into());
     }
@@ -185,77 +168,43 @@ pub(crate) async fn put(target: &Target, flood: &Flood) -> Result<(), Failure> {
 }
 
 /// Removes it again.
-pub(crate) async fn take_away(target: &Target) -> Result<(), Failure> {
-    target.call("DELETE", &format!("/files/{FLOOD_FILE}"), "").await.map(drop)
-}
-
-/// So many terminals at once each print their share of the file, and every byte is compared; MB/s of all together.
-pub(crate) async fn flood(
-    target: &Target,
-    flood: &Flood,
-    binary: bool,
-    sessions: usize,
-) -> Result<f64, Failure> {
-    let share = flood.content.len() / sessions;
-    let command = format!("stty raw; printf REA; printf DY; read go; exec head -c {share} {FLOOD_FILE}");
-    let mut terminals = Vec::new();
-    for _ in 0..sessions {
-        terminals.push(Terminal::run(target, binary, &command, "READY").await?);
-    }
-    let start = Instant::now();
-    futures_util::future::try_join_all(terminals.iter_mut().map(|terminal| async move {
-        let from = terminal.seq;
-        terminal.type_in("\n").await?;
-        let mut at = 0;
-        while at < share {
-            let output = terminal.output().await?;
-            if flood.content.get(at..at + output.len()) != Some(&output) {
-                return Err(format!("the output differs near byte {at}").into());
-            }
-            at += output.len();
-            if terminal.seq - from != at as u64 {
-                return Err(format!("seq {} does not count the bytes: {from} + {at}", terminal.seq).into());
-            }
-        }
-        Ok::<_, Failure>(())
-    }))
-    .await?;
-    let rate = (share * sessions) as f64 / 1e6 / start.elapsed().as_secs_f64();
-    for terminal in terminals {
-        terminal.close().await?;
-    }
-    Ok(rate)
+pub(crate) fn take_away(target: &Target) -> Result<(), Failure> {
+    target.call("DELETE", &format!("/files/{FLOOD_FILE}"), "").map(drop)
 }
 
 /// How long Ctrl-C takes to be seen by somebody who reads a flood at this rate (bytes/s).
-pub(crate) async fn interrupt(target: &Target, rate: u64) -> Result<Duration, Failure> {
+pub(crate) fn interrupt(target: &Target, rate: u64) -> Result<Duration, Failure> {
     // In sh, because an interactive bash does not run a trap when its child is interrupted.
     let command = format!(
         "sh -c \"trap 'printf INTER; printf RUPTED' INT; printf REA; printf DY; while cat {FLOOD_FILE}; do :; done\""
     );
-    let mut terminal = Terminal::run(target, false, &command, "READY").await?;
+    let mut terminal = Terminal::run(target, false, &command)?;
     let start = Instant::now();
     let mut read = 0;
-    let mut typed = None;
+    let mut typed: Option<Instant> = None;
     let mut last = Vec::new();
     loop {
-        let output = terminal.output().await?;
-        read += output.len() as u64;
-        last.extend(&output);
-        if contains(&last, b"INTERRUPTED") {
-            break;
+        // One message at a time, as a browser takes them: what waits unread behind it is part of what Ctrl-C must overtake.
+        let taken = terminal.message(&mut |output| {
+            read += output.len() as u64;
+            last.extend_from_slice(output);
+            Ok(())
+        })?;
+        if !taken {
+            terminal.socket.fill()?;
+        }
+        let due = start + Duration::from_nanos(read * 1_000_000_000 / rate);
+        let early = due.saturating_duration_since(Instant::now());
+        if early > Duration::from_millis(1) {
+            std::thread::sleep(early);
+        }
+        if memchr::memmem::find(&last, b"INTERRUPTED").is_some() {
+            return Ok(typed.ok_or("interrupted before Ctrl-C")?.elapsed());
         }
         last.drain(..last.len().saturating_sub(16));
-        let due = start + Duration::from_nanos(read * 1_000_000_000 / rate);
-        if due > Instant::now() + Duration::from_millis(1) {
-            tokio::time::sleep_until(due.into()).await;
-        }
         if typed.is_none() && start.elapsed() > Duration::from_secs(3) {
             typed = Some(Instant::now());
-            terminal.type_in("\x03").await?;
+            terminal.type_in("\x03")?;
         }
     }
-    let took = typed.ok_or("interrupted before Ctrl-C")?.elapsed();
-    terminal.close().await?;
-    Ok(took)
 }

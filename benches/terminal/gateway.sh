@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures terminals and files through a server's gateway, beside a bare PTY in the same run: a release server of its own,
-# one workshop with one seat, a learner who joins. Options go to the bench (--seconds, --megabytes).
+# one workshop with one seat, a learner who joins. Options go to the bench (--seconds, --megabytes, --only echo, flood or files).
 #
 #   RUNTIME=process benches/terminal/gateway.sh     or docker; process is the default
 #
@@ -51,4 +51,7 @@ until [[ -n $token ]]; do
     sleep 0.2
 done
 session=$(field session_code <<<"$joined")
-cargo bench --quiet --package clarateach-workspace --bench terminal -- --session "$url/api/session/$session" "$@"
+# What is told of memory and processor time: the server's, and the seat's where it is a process of this host.
+watched=(--pid "$running")
+for pid in $(pgrep --full "^workspace:$scratch/" || true); do watched+=(--pid "$pid"); done
+cargo bench --quiet --package clarateach-workspace --bench terminal -- --session "$url/api/session/$session" "${watched[@]}" "$@"

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::client::Target;
+use crate::http::Target;
 
 /// A running `workspace` with a directory of its own.
 pub(crate) struct Workspace {
@@ -79,12 +79,48 @@ pub(crate) fn memory(pid: u32) -> io::Result<String> {
     Ok(format!("RSS {:.2} MiB, PSS {:.2} MiB", field("Rss:"), field("Pss:")))
 }
 
+/// What a process is called.
+pub(crate) fn name(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).map_or_else(|_| pid.to_string(), |c| c.trim().to_owned())
+}
+
 /// Clock ticks of /proc, per second; the same on every Linux that Rust runs on.
 const USER_HZ: f64 = 100.0;
 
-/// CPU time used so far, in seconds.
-pub(crate) fn cpu_seconds(pid: u32) -> io::Result<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+/// CPU time used so far: by each process, by this one, and by the whole machine, the kernel's own threads included.
+pub(crate) struct Cpu(Vec<(String, f64)>);
+
+impl Cpu {
+    pub(crate) fn now(pids: &[u32]) -> io::Result<Cpu> {
+        let mut all = Vec::new();
+        for pid in pids {
+            all.push((name(*pid), used(&format!("/proc/{pid}/stat"))?));
+        }
+        all.push(("client".to_owned(), used("/proc/self/stat")?));
+        let stat = fs::read_to_string("/proc/stat")?;
+        // user, nice, system, idle, iowait, irq, softirq: proc_stat(5).
+        let ticks: Vec<f64> =
+            stat.lines().next().unwrap_or_default().split(' ').filter_map(|t| t.parse().ok()).collect();
+        let busy: f64 = [0, 1, 2, 5, 6].iter().filter_map(|n| ticks.get(*n)).sum();
+        all.push(("everything".to_owned(), busy / USER_HZ));
+        Ok(Cpu(all))
+    }
+
+    pub(crate) fn since(&self, before: &Cpu) -> Cpu {
+        let difference =
+            |((name, now), (_, then)): (&(String, f64), &(String, f64))| (name.clone(), now - then);
+        Cpu(self.0.iter().zip(&before.0).map(difference).collect())
+    }
+
+    pub(crate) fn describe(&self, factor: f64) -> String {
+        let each: Vec<String> =
+            self.0.iter().map(|(name, used)| format!("{name} {:.2}", used * factor)).collect();
+        each.join(", ")
+    }
+}
+
+fn used(stat: &str) -> io::Result<f64> {
+    let stat = fs::read_to_string(stat)?;
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().collect();
     let ticks: f64 = fields[11..13].iter().filter_map(|t| t.parse::<f64>().ok()).sum();
     Ok(ticks / USER_HZ)
