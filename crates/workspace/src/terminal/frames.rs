@@ -63,18 +63,25 @@ pub(crate) fn output(encoding: Encoding, first: &[u8], second: &[u8], seq: u64, 
     }
 }
 
-fn lossy_into(frame: &mut Vec<u8>, bytes: &[u8]) {
-    for chunk in bytes.utf8_chunks() {
-        json::escape_into(frame, chunk.valid());
-        if !chunk.invalid().is_empty() {
-            frame.extend_from_slice("\u{fffd}".as_bytes());
+/// As [`String::from_utf8_lossy`] reads it. Whole stretches are checked at once: `utf8_chunks` would look at byte by byte.
+fn lossy_into(frame: &mut Vec<u8>, mut bytes: &[u8]) {
+    loop {
+        let wrong = match std::str::from_utf8(bytes) {
+            Ok(text) => return json::escape_into(frame, text),
+            Err(wrong) => wrong,
+        };
+        let (valid, rest) = bytes.split_at(wrong.valid_up_to());
+        if let Ok(text) = std::str::from_utf8(valid) {
+            json::escape_into(frame, text);
         }
+        frame.extend_from_slice("\u{fffd}".as_bytes());
+        bytes = &rest[wrong.error_len().unwrap_or(rest.len())..];
     }
 }
 
 fn text(frame: Vec<u8>) -> Message {
     debug_assert!(std::str::from_utf8(&frame).is_ok());
-    // SAFETY: the frame was put together from ASCII, valid chunks of UTF-8 and U+FFFD only; looking through every
+    // SAFETY: the frame was put together from ASCII, checked stretches of UTF-8 and U+FFFD only; looking through every
     // frame again would cost a tenth of a flood.
     Message::Text(unsafe { Utf8Bytes::from_bytes_unchecked(Bytes::from(frame)) })
 }

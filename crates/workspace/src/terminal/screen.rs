@@ -70,13 +70,27 @@ impl Screen {
         }
     }
 
+    /// Where all that the ring holds beyond [`Screen::fed`] is plain text, leaves out what of it can't be seen any more.
+    /// The rest is not fed either: most likely it can't be seen any more when somebody looks.
+    pub(crate) fn skim(&mut self, ring: &Ring) {
+        if !self.modes.is_ground() || self.modes.has_margins() {
+            return;
+        }
+        let (first, second) = ring.read(self.fed, usize::MAX);
+        let is_plain = |piece: &[u8]| plain_prefix(piece) == piece.len();
+        // The first half of a C1 control may lie before the ring's seam.
+        if first.last() != Some(&0xc2) && is_plain(first) && is_plain(second) {
+            self.fed += self.invisible(first, second) as u64;
+        }
+    }
+
     /// Returns how many of the bytes are done with.
     fn feed(&mut self, bytes: &[u8], left: &mut usize) -> usize {
         let mut at = 0;
         while at < bytes.len() && *left > 0 {
             if self.modes.is_ground() && !self.modes.has_margins() {
                 let run = &bytes[at..at + plain_prefix(&bytes[at..])];
-                self.feed_some(&run[self.invisible_prefix(run)..], left);
+                self.feed_some(&run[self.invisible(run, &[])..], left);
                 at += run.len();
             }
             if at < bytes.len() {
@@ -100,18 +114,21 @@ impl Screen {
         }
     }
 
-    /// How much of a plain run can't be seen once all of it has been fed: everything before its last lines, if the cut
-    /// lies after a CR LF, where the column is known.
-    fn invisible_prefix(&self, run: &[u8]) -> usize {
-        if run.len() < WORTH_SKIPPING {
+    /// How much of a plain run, in two pieces, can't be seen once all of it has been fed: everything before its last lines, if
+    /// the cut lies after a CR LF, where the column is known.
+    fn invisible(&self, first: &[u8], second: &[u8]) -> usize {
+        if first.len() + second.len() < WORTH_SKIPPING {
             return 0;
         }
         let (_, rows) = self.model.size();
         let needed = rows + SCROLLBACK + 1;
-        memchr::memrchr_iter(b'\n', run)
+        let at = |n: usize| first.get(n).unwrap_or_else(|| &second[n - first.len()]);
+        memchr::memrchr_iter(b'\n', second)
+            .map(|end| first.len() + end)
+            .chain(memchr::memrchr_iter(b'\n', first))
             .skip(needed)
-            .find(|&at| at > 0 && run[at - 1] == b'\r')
-            .map_or(0, |at| at + 1)
+            .find(|&end| end > 0 && *at(end - 1) == b'\r')
+            .map_or(0, |end| end + 1)
     }
 
     /// Changes the size; everything that was written at the old size must have been fed.
@@ -273,10 +290,13 @@ mod tests {
     use super::*;
 
     /// The whole stream through the model, and the redraw of it through another.
-    fn ring_of(bytes: &[u8], limit: usize) -> (Ring, Screen) {
+    fn ring_of(bytes: &[u8], limit: usize, skims: bool) -> (Ring, Screen) {
         let mut ring = Ring::new(limit);
         let mut screen = Screen::new(40, 10, 0);
         for piece in bytes.chunks(limit / 4) {
+            if skims {
+                screen.skim(&ring);
+            }
             if ring.tail_after(piece.len()) > screen.fed() {
                 screen.catch_up(&ring, usize::MAX);
             }
@@ -307,8 +327,24 @@ mod tests {
             }
         }
         text.push_str("the end");
-        let (_, screen) = ring_of(text.as_bytes(), 256 << 10);
-        assert_eq!(shown(&screen.model), shown(&straight(text.as_bytes())));
+        for skims in [false, true] {
+            let (_, screen) = ring_of(text.as_bytes(), 256 << 10, skims);
+            assert_eq!(shown(&screen.model), shown(&straight(text.as_bytes())), "skims: {skims}");
+        }
+    }
+
+    #[test]
+    fn a_flood_of_text_costs_the_model_nothing() {
+        let mut ring = Ring::new(256 << 10);
+        let mut screen = Screen::new(40, 10, 0);
+        for line in 0..100_000 {
+            ring.push(format!("{line} – {}\r\n", "x".repeat(line % 70)).as_bytes());
+            if ring.head() - screen.fed() > 128 << 10 {
+                screen.skim(&ring);
+                assert!(ring.head() - screen.fed() < 32 << 10, "at line {line}");
+            }
+        }
+        assert_eq!(shown(&screen.model), shown(&straight(b"")));
     }
 
     #[test]
@@ -318,7 +354,7 @@ mod tests {
             text.push_str(&format!("\x1b[3{}m{line}\x1b[m {}\r\n", line % 8, "y".repeat(line % 90)));
         }
         text.push_str("prompt$ \x1b[?2004h");
-        let (_, screen) = ring_of(text.as_bytes(), 64 << 10);
+        let (_, screen) = ring_of(text.as_bytes(), 64 << 10, true);
         let redraw = screen.redraw();
         assert_eq!(shown(&straight(redraw.as_bytes())), shown(&screen.model));
         assert!(redraw.ends_with("\x1b[?2004h"));
@@ -327,7 +363,7 @@ mod tests {
     #[test]
     fn a_full_screen_program_and_what_is_below_it_come_back() {
         let text = "shell line\r\n$ vim\x1b[?1049h\x1b[2J\x1b[Htext in vim\x1b[5;5H";
-        let (_, screen) = ring_of(text.as_bytes(), 64 << 10);
+        let (_, screen) = ring_of(text.as_bytes(), 64 << 10, true);
         assert!(screen.is_alternate());
         let mut again = straight(screen.redraw().as_bytes());
         assert_eq!(again.active_screen_kind(), avt::ScreenKind::Alternate);

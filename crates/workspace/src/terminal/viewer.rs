@@ -24,13 +24,13 @@ use tokio_tungstenite::{
 
 use super::{
     frames::{self, Command, Complaint, Encoding},
-    session::{Next, Terminal, ViewerKey},
+    session::{Allowance, Next, Terminal, ViewerKey},
     window::Window,
 };
 use crate::http::Stream;
 
-/// Largest frame of output, in bytes of output.
-const FRAME: usize = 32 << 10;
+/// Largest frame of output, in bytes of output. With the usual share of escapes it fits into what a gateway reads at once.
+const FRAME: usize = 28 << 10;
 /// Acks and complaints that wait; more are merged or dropped.
 const NOTICES: usize = 64;
 /// Complaints after which a client is hopeless.
@@ -340,25 +340,29 @@ impl Viewer {
             return Ok(any);
         }
         let now = Instant::now();
-        let room = usize::try_from(self.window.room(now)).unwrap_or(usize::MAX).min(FRAME);
+        let room = self.window.room(now);
+        let allowance = Allowance {
+            most: usize::try_from(room).unwrap_or(usize::MAX).min(FRAME),
+            all_or_nothing: room < self.window.worthwhile(),
+            whole_characters: self.encoding == Encoding::Text,
+        };
         let (encoding, mut message, mut exit) = (self.encoding, None, None);
         let (window, terminal) = (&mut self.window, &self.terminal);
-        let more =
-            terminal.next(self.key, room, encoding == Encoding::Text, context.waker(), |next| match next {
-                Next::Output(first, second, seq) => {
-                    window.sent(seq);
-                    message = Some(frames::output(encoding, first, second, seq, false));
-                }
-                Next::Redraw(screen, seq) => {
-                    window.jumped(seq);
-                    message = Some(frames::output(encoding, screen.as_bytes(), &[], seq, true));
-                }
-                Next::Size { cols, rows, writer } => {
-                    message = Some(frames::control(&ServerFrame::Size { cols, rows, writer }));
-                }
-                Next::Exit(code) => exit = Some(code),
-                Next::Nothing => {}
-            });
+        let more = terminal.next(self.key, allowance, context.waker(), |next| match next {
+            Next::Output(first, second, seq) => {
+                window.sent(seq);
+                message = Some(frames::output(encoding, first, second, seq, false));
+            }
+            Next::Redraw(screen, seq) => {
+                window.jumped(seq);
+                message = Some(frames::output(encoding, screen.as_bytes(), &[], seq, true));
+            }
+            Next::Size { cols, rows, writer } => {
+                message = Some(frames::control(&ServerFrame::Size { cols, rows, writer }));
+            }
+            Next::Exit(code) => exit = Some(code),
+            Next::Nothing => {}
+        });
         if let Some(message) = message {
             self.send(message)?;
         }

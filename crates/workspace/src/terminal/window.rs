@@ -14,8 +14,9 @@ use std::{
 const LEAST: u64 = 32 << 10;
 /// Never more.
 const MOST: u64 = 512 << 10;
-/// Output between two pings.
-const PING_EVERY: u64 = 12 << 10;
+/// Output between two pings: so many to a window, and never closer. Each costs a wake-up of everybody on the way.
+const PINGS_IN_WINDOW: u64 = 6;
+const LEAST_BETWEEN: u64 = 12 << 10;
 /// Wanted waiting time of output that is under way, beyond the bare round trip.
 const TARGET: Duration = Duration::from_millis(6);
 /// How long the first answer may take before the client counts as one that doesn't answer.
@@ -52,6 +53,11 @@ impl Window {
         self.limit.saturating_sub(self.sent.saturating_sub(self.answered))
     }
 
+    /// Less room than this is not worth a frame, unless all that waits fits in: more comes with the next answer.
+    pub(crate) fn worthwhile(&self) -> u64 {
+        self.between()
+    }
+
     /// When to look again although nothing happened: a first answer is overdue.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         (self.shortest.is_none()).then(|| self.opened + PATIENCE + Duration::from_millis(1))
@@ -72,7 +78,7 @@ impl Window {
     /// Whether a ping should follow; notes it as sent and returns its payload.
     pub(crate) fn ping(&mut self, now: Instant) -> Option<u64> {
         let last = self.pings.back().map_or(self.answered, |(position, _)| *position);
-        let due = self.sent >= last + PING_EVERY || (self.shortest.is_none() && self.pings.is_empty());
+        let due = self.sent >= last + self.between() || (self.shortest.is_none() && self.pings.is_empty());
         due.then(|| {
             self.pings.push_back((self.sent, now));
             self.sent
@@ -93,11 +99,16 @@ impl Window {
         }
     }
 
+    /// Output between two pings.
+    fn between(&self) -> u64 {
+        LEAST_BETWEEN.max(self.limit / PINGS_IN_WINDOW)
+    }
+
     fn measured(&mut self, round_trip: Duration) {
         let shortest = self.shortest.map_or(round_trip, |s| s.min(round_trip));
         self.shortest = Some(shortest);
         self.limit =
-            if round_trip - shortest > TARGET { self.limit * 7 / 8 } else { self.limit + PING_EVERY / 2 };
+            if round_trip - shortest > TARGET { self.limit * 7 / 8 } else { self.limit + self.between() / 2 };
         self.limit = self.limit.clamp(LEAST, MOST);
     }
 }

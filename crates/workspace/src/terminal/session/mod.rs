@@ -5,11 +5,13 @@
 
 mod pump;
 
-use std::{cell::RefCell, collections::VecDeque, io, os::fd::OwnedFd, rc::Rc, task::Waker, time::Instant};
+use std::{
+    cell::RefCell, collections::VecDeque, io, os::fd::OwnedFd, pin::Pin, rc::Rc, task::Waker, time::Instant,
+};
 
 use clarateach_seatproto::terminal::{MAX_PENDING_INPUT_BYTES, REPLAY_BYTES, Terminal as Description};
 use rustix::io::Errno;
-use tokio::io::unix::AsyncFd;
+use tokio::{io::unix::AsyncFd, time::Sleep};
 
 use super::{
     frames::Complaint,
@@ -52,8 +54,11 @@ struct State {
     input: VecDeque<u8>,
     /// Tells when it takes more; there only while it is wanted.
     writable: Option<AsyncFd<OwnedFd>>,
-    /// When there was output last.
+    /// When there was output last, and how much since it was last quiet.
     spoke: Instant,
+    burst: usize,
+    /// While output is held back so that more can be sent at once, until when.
+    hold: Option<Pin<Box<Sleep>>>,
     viewers: Vec<Viewer>,
     writer: Option<ViewerKey>,
     next_viewer: ViewerKey,
@@ -70,6 +75,17 @@ struct Viewer {
     waker: Option<Waker>,
     redraw: bool,
     resized: bool,
+}
+
+/// How much output a viewer may be sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Allowance {
+    /// At most so many bytes.
+    pub(super) most: usize,
+    /// And none at all if that is not everything there is.
+    pub(super) all_or_nothing: bool,
+    /// Ending between characters.
+    pub(super) whole_characters: bool,
 }
 
 /// What a viewer is to be sent next.
@@ -112,6 +128,8 @@ impl Terminal {
             input: VecDeque::new(),
             writable: None,
             spoke: Instant::now(),
+            burst: 0,
+            hold: None,
             viewers: Vec::new(),
             writer: None,
             next_viewer: 1,
@@ -257,14 +275,12 @@ impl Terminal {
         state.clients.push_back((client.to_owned(), n));
     }
 
-    /// Calls `send` with what the viewer is to get next, at most `most` bytes of output, and advances it. With
-    /// `whole_characters`, output ends between characters. Returns false when there is nothing, after noting whom to
-    /// wake.
+    /// Calls `send` with what the viewer is to get next, and advances it. Returns false when there is nothing, after
+    /// noting whom to wake.
     pub(super) fn next(
         &self,
         key: ViewerKey,
-        most: usize,
-        whole_characters: bool,
+        allowance: Allowance,
         waker: &Waker,
         send: impl FnOnce(Next<'_>),
     ) -> bool {
@@ -281,6 +297,7 @@ impl Terminal {
             return true;
         }
         let lost = viewer.position < state.ring.tail() || (!is_writer && head - viewer.position > VIEWER_LAG);
+        let Allowance { most, all_or_nothing, whole_characters } = allowance;
         if (viewer.redraw || lost) && most > 0 {
             viewer.redraw = false;
             state.screen.catch_up(&state.ring, usize::MAX);
@@ -288,7 +305,8 @@ impl Terminal {
             send(Next::Redraw(state.screen.redraw(), viewer.position));
             return true;
         }
-        if viewer.position < head && most > 0 && !viewer.redraw {
+        let too_little = state.hold.is_some() || all_or_nothing && head - viewer.position > most as u64;
+        if viewer.position < head && most > 0 && !too_little && !viewer.redraw {
             let (mut first, mut second) = state.ring.read(viewer.position, most);
             if whole_characters && !(state.finished.is_some() && viewer.position + 4 > head) {
                 if second.is_empty() {

@@ -22,6 +22,12 @@ const LAST_OUTPUT: usize = 1 << 20;
 const QUIET: Duration = Duration::from_millis(1);
 /// Output of less than this is likely all there is, in bytes.
 const SMALL: usize = 1024;
+/// Output without a quiet moment that makes a flood, in bytes.
+const FLOOD: usize = 64 << 10;
+/// In a flood, viewers are woken for this much, in bytes: less than [`WRITER_LAG`], at which the program waits for them.
+const WORTH_WAKING: u64 = 24 << 10;
+/// And for less after this time.
+const HOLD: Duration = Duration::from_millis(1);
 
 impl State {
     /// Whether the writer must be sent something before more is read.
@@ -40,13 +46,29 @@ impl State {
         self.poll_input(context);
         let before = self.ring.head();
         let finished = self.poll_output(context);
-        if self.ring.head() != before || finished {
+        let came = self.ring.head() != before;
+        if came && self.ring.head() - self.screen.fed() > MODEL_LAG {
+            self.screen.skim(&self.ring);
             if self.ring.head() - self.screen.fed() > MODEL_LAG {
                 self.screen.catch_up(&self.ring, MODEL_BUDGET);
             }
+        }
+        if (came || finished || self.hold.is_some()) && (finished || !self.keeps_holding(context)) {
+            self.hold = None;
             self.viewers.iter_mut().for_each(Viewer::wake);
         }
         if finished { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Whether viewers are better sent more at once a moment later: in the midst of a flood, everybody on the way to the
+    /// reader would be woken for little.
+    fn keeps_holding(&mut self, context: &mut Context<'_>) -> bool {
+        let head = self.ring.head();
+        if self.burst < FLOOD || self.viewers.iter().any(|v| v.redraw || head - v.position >= WORTH_WAKING) {
+            return false;
+        }
+        let hold = self.hold.get_or_insert_with(|| Box::pin(tokio::time::sleep(HOLD)));
+        hold.as_mut().poll(context).is_pending()
     }
 
     fn poll_input(&mut self, context: &mut Context<'_>) {
@@ -74,6 +96,9 @@ impl State {
         let mut budget = READ_BUDGET;
         let now = Instant::now();
         let was_quiet = now.duration_since(std::mem::replace(&mut self.spoke, now)) > QUIET;
+        if was_quiet {
+            self.burst = 0;
+        }
         let mut buffer = [0u8; 8192];
         while !self.must_wait() {
             let Some(pty) = &self.pty else { return true };
@@ -95,6 +120,7 @@ impl State {
                 }
                 Ok(read) => {
                     self.append(&buffer[..read]);
+                    self.burst = self.burst.saturating_add(read);
                     if let Some((_, since)) = &mut self.died {
                         *since += read;
                         if *since > LAST_OUTPUT {
