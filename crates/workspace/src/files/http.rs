@@ -11,8 +11,8 @@ use crate::{
     server::Seat,
 };
 
-/// Base64 and JSON make a body larger than the file.
-const MOST_BODY: usize = (MAX_CONTENT_BYTES as usize) * 2 + (64 << 10);
+/// JSON makes a body larger than the file: any byte may be written as `\u00XX`.
+const MOST_BODY: usize = (MAX_CONTENT_BYTES as usize) * 6 + (64 << 10);
 
 /// Answers everything under `/files`, `/raw` and `/archive`.
 pub(crate) async fn route(seat: Rc<Seat>, path: &str, request: Request) -> Answer {

@@ -1,7 +1,7 @@
 //! The body of a request, which is read to its end even when nobody wants it.
 //!
 //! A refusal often comes before the body does. Were the connection closed then, whoever sends the body would find a broken
-//! pipe where the answer is; so a body of modest length is read first.
+//! pipe where the answer is; so the body is read first, unless it is so long or slow that nobody can be expected to wait for that.
 
 use std::{
     cell::RefCell,
@@ -17,9 +17,9 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 /// Most bytes that are read for nothing: a longer body costs its sender the connection.
-const MOST: usize = 1 << 20;
+const MOST: usize = 128 << 20;
 /// How long its sender is waited for.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A body that gives what is left of it to its [`Rest`] when it is dropped.
 #[derive(Debug)]

@@ -241,6 +241,22 @@ fn a_full_disk_and_a_read_only_one_are_named_and_harm_nothing() {
     assert_eq!(seat.refused("DELETE", "/files/small/file", Value::Null), (403, "READ_ONLY".into()));
 }
 
+/// Some clients escape whatever is not ASCII, which makes a body three times as long as the file, or six times.
+#[test]
+fn the_limit_counts_the_file_and_not_how_json_writes_it() {
+    let seat = Seat::start();
+    let put = |content: String| {
+        let body = format!(r#"{{"content":"{content}"}}"#);
+        let (status, _, answer) = seat.request("PUT", "/files/escaped", "", body.as_bytes());
+        (status, serde_json::from_slice::<Value>(&answer).unwrap())
+    };
+    let (status, written) = put("\\u0451".repeat(5 << 20));
+    assert_eq!((status, written["size"].as_u64()), (201, Some(10 << 20)));
+    // Beyond any length, too, the sender is told so instead of finding a broken pipe.
+    let (status, refusal) = put("x".repeat(80 << 20));
+    assert_eq!((status, &refusal["error"]["code"]), (413, &json!("TOO_LARGE")));
+}
+
 #[test]
 fn files_over_the_limit_are_refused_and_can_be_had_raw() {
     let seat = Seat::start();
