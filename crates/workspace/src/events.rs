@@ -116,11 +116,10 @@ async fn watch_files(seat: Rc<Seat>, sender: broadcast::Sender<Bytes>, watching:
     let _ = sender.send(missed());
     loop {
         let Ok(mut changed) = watch.changed().await else { return };
-        let deadline = tokio::time::Instant::now() + TOGETHER;
-        while let Ok(Ok(more)) = tokio::time::timeout_at(deadline, watch.changed()).await {
-            changed.overflow |= more.overflow;
-            changed.directories.extend(more.directories);
-        }
+        tokio::time::sleep(TOGETHER).await;
+        let Ok(more) = watch.so_far().await else { return };
+        changed.overflow |= more.overflow;
+        changed.directories.extend(more.directories);
         changed.directories.sort_unstable();
         changed.directories.dedup();
         let _ = sender.send(encode(&Event::Files(changed)));

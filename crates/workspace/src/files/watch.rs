@@ -9,6 +9,7 @@ use std::{
 };
 
 use clarateach_seatproto::files::FilesChanged;
+use futures_util::FutureExt as _;
 use rustix::fs::{
     Mode, OFlags,
     inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags},
@@ -44,74 +45,87 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Waits for a change and returns what it was. What happens within one go of the kernel's queue comes together.
+    /// Waits for a change and returns what has changed so far. A call that is dropped takes nothing with it while it waits.
     pub(crate) async fn changed(&mut self) -> io::Result<FilesChanged> {
         loop {
-            let mut changed = BTreeSet::new();
-            let mut overflow = false;
-            let mut appeared = Vec::new();
-            let mut gone = Vec::new();
-            {
-                let mut ready = self.inotify.readable().await?;
-                let mut buffer = [MaybeUninit::uninit(); 4096];
-                let mut events = Reader::new(self.inotify.get_ref(), &mut buffer);
-                loop {
-                    match events.next() {
-                        Ok(event) => {
-                            let kind = event.events();
-                            overflow |= kind.contains(ReadFlags::QUEUE_OVERFLOW);
-                            if kind.contains(ReadFlags::IGNORED) {
-                                self.directories.remove(&event.wd());
-                                continue;
-                            }
-                            let Some(directory) = self.directories.get(&event.wd()) else { continue };
-                            let name = event
-                                .file_name()
-                                .map(|n| n.to_string_lossy().into_owned())
-                                .unwrap_or_default();
-                            if name.starts_with(TEMPORARY) {
-                                continue;
-                            }
-                            if kind.contains(ReadFlags::ISDIR) && !name.is_empty() {
-                                let path = below(directory, &name);
-                                if kind.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO) {
-                                    appeared.push(path);
-                                } else if kind.contains(ReadFlags::MOVED_FROM) {
-                                    gone.push(path);
-                                }
-                            }
-                            changed.insert(directory.clone());
-                        }
-                        Err(rustix::io::Errno::INTR) => {}
-                        Err(rustix::io::Errno::AGAIN) => {
-                            ready.clear_ready();
-                            break;
-                        }
-                        Err(other) => return Err(other.into()),
-                    }
-                    if events.is_buffer_empty() && changed.len() > 64 {
-                        break;
-                    }
-                }
-            }
-            gone.iter().for_each(|path| self.forget(path));
-            for path in appeared {
-                self.add(path).await;
-            }
-            if overflow || !changed.is_empty() {
-                return Ok(FilesChanged { directories: changed.into_iter().collect(), overflow });
+            self.inotify.readable().await?.retain_ready();
+            let changed = self.so_far().await?;
+            if changed.overflow || !changed.directories.is_empty() {
+                return Ok(changed);
             }
         }
     }
 
-    async fn add(&mut self, path: String) {
+    /// What has changed since the last call, without waiting for more. New directories are watched from now on, and count as
+    /// changed: what happened in them before is told by nothing else. Must be let finish, for what it has read comes once.
+    pub(crate) async fn so_far(&mut self) -> io::Result<FilesChanged> {
+        let mut changed = BTreeSet::new();
+        let mut overflow = false;
+        let mut appeared = Vec::new();
+        let mut gone = Vec::new();
+        {
+            let Some(ready) = self.inotify.readable().now_or_never() else {
+                return Ok(FilesChanged::default());
+            };
+            let mut ready = ready?;
+            let mut buffer = [MaybeUninit::uninit(); 4096];
+            let mut events = Reader::new(self.inotify.get_ref(), &mut buffer);
+            loop {
+                match events.next() {
+                    Ok(event) => {
+                        let kind = event.events();
+                        overflow |= kind.contains(ReadFlags::QUEUE_OVERFLOW);
+                        if kind.contains(ReadFlags::IGNORED) {
+                            self.directories.remove(&event.wd());
+                            continue;
+                        }
+                        let Some(directory) = self.directories.get(&event.wd()) else { continue };
+                        let name =
+                            event.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+                        if name.starts_with(TEMPORARY) {
+                            continue;
+                        }
+                        if kind.contains(ReadFlags::ISDIR) && !name.is_empty() {
+                            let path = below(directory, &name);
+                            if kind.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO) {
+                                appeared.push(path);
+                            } else if kind.contains(ReadFlags::MOVED_FROM) {
+                                gone.push(path);
+                            }
+                        }
+                        changed.insert(directory.clone());
+                    }
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(rustix::io::Errno::AGAIN) => {
+                        ready.clear_ready();
+                        break;
+                    }
+                    Err(other) => return Err(other.into()),
+                }
+                if events.is_buffer_empty() && changed.len() > 64 {
+                    break;
+                }
+            }
+        }
+        gone.iter().for_each(|path| self.forget(path));
+        for path in appeared {
+            changed.extend(self.add(path).await);
+        }
+        Ok(FilesChanged { directories: changed.into_iter().collect(), overflow })
+    }
+
+    /// Watches a directory and those in it; returns which.
+    async fn add(&mut self, path: String) -> Vec<String> {
         if skipped(&path) || self.directories.len() >= MOST {
-            return;
+            return Vec::new();
         }
         let inotify = self.shared.clone();
         let most = MOST - self.directories.len();
         let added = self.files.run(move |root| Ok(watch_below(root, &inotify, path, most))).await;
-        self.directories.extend(added.unwrap_or_default());
+        let added = added.unwrap_or_default();
+        let paths = added.iter().map(|(_, path)| path.clone()).collect();
+        self.directories.extend(added);
+        paths
     }
 
     fn forget(&mut self, path: &str) {

@@ -75,6 +75,25 @@ fn changes_are_told_wherever_they_happen() {
     assert!(!last.to_string().contains("node_modules"));
 }
 
+/// However fast directories are made, each is watched from some moment on.
+#[test]
+fn directories_made_in_a_rush_are_all_watched() {
+    let seat = Seat::start();
+    let mut terminal = seat.terminal("");
+    let mut events = Events::open(&seat);
+    terminal.run("for n in $(seq 400); do mkdir d$n; done; touch made");
+    // Told once the last of them has been dealt with, or later.
+    events.next_change_in("d400");
+    let mut missing: std::collections::BTreeSet<String> = (1..=400).map(|n| format!("d{n}")).collect();
+    terminal.run("for n in $(seq 400); do : > d$n/file; done");
+    events.next_where("files", |data| {
+        for directory in data["directories"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            missing.remove(directory);
+        }
+        missing.is_empty()
+    });
+}
+
 #[test]
 fn nothing_is_watched_once_nobody_listens() {
     let seat = Seat::start();
