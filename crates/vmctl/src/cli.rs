@@ -23,11 +23,12 @@ pub struct Cli {
 
 /// What holds for every subcommand.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Everywhere")]
 pub struct Global {
     /// The project's id; else GCP_PROJECT or CLOUDSDK_CORE_PROJECT.
     #[arg(long, global = true, value_name = "ID")]
     pub project: Option<String>,
-    /// The zone; else GCP_ZONE, else us-central1-a.
+    /// The zone; else GCP_ZONE, else us-central1-a. `list` shows all unless it is given.
     #[arg(long, global = true, value_name = "ZONE")]
     pub zone: Option<String>,
     /// How results are printed.
@@ -58,7 +59,7 @@ pub enum Format {
 pub enum Command {
     /// Create a worker VM with nested virtualisation.
     Create(Box<create::Create>),
-    /// List the project's VMs.
+    /// List the project's VMs: of all zones, or of the one that --zone gives.
     List(list::List),
     /// Show one VM.
     Get(get::Get),

@@ -69,7 +69,7 @@ pub struct Shape {
     /// N1, N2 or C2: only they have nested virtualisation.
     #[arg(long, default_value_t = MachineType::default(), value_name = "TYPE")]
     pub machine_type: MachineType,
-    /// The boot disk's size in GB; 50 unless given, and as large as the disk or snapshot that it is made of.
+    /// The boot disk's size in GB; 50 unless given, and with `recreate` never less than it had.
     #[arg(long, value_name = "GB", value_parser = clap::value_parser!(u32).range(10..=65_536))]
     pub disk_size: Option<u32>,
     /// A VM that is not preempted, at the full price; else Spot.

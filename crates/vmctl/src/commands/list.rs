@@ -8,7 +8,7 @@ use crate::dry_run::DryRun;
 use crate::failure::Failure;
 use crate::output;
 
-/// List the project's VMs, whichever zone they are in; with --zone those of that zone.
+/// List the project's VMs: of all zones, or of the one that --zone gives.
 #[derive(Debug, Args)]
 pub struct List {
     /// Only those with this label; may be given several times.
