@@ -25,8 +25,9 @@
 //! | `mode` | `edit`, `view` | `view` never types, sizes or makes the program wait |
 //! | `client` | up to 64 characters | names the client over reconnects: input whose `n` was taken from it already is acknowledged and not typed again |
 //!
-//! **Close codes**: 1000 after `exit`, 1007 text that is no UTF-8, 1008 a thousand bad frames, 1009 a message of more
-//! than four times [`MAX_INPUT_BYTES`], 4422 no terminal could be had (an error frame such as `NO_SHELL` comes first).
+//! **Close codes**: 1000 after `exit`, 1002 a frame against RFC 6455, 1007 text that is no UTF-8, 1008 a thousand bad
+//! frames, 1009 a message of more than four times [`MAX_INPUT_BYTES`], 4422 no terminal could be had (an error frame such as
+//! `NO_SHELL` comes first).
 //!
 //! The server pings behind its output and takes the pongs for how far the client has read, so that at most a few
 //! milliseconds of output are under way and Ctrl-C is seen at once. Clients that never answer pings are served all the

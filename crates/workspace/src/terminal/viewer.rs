@@ -18,6 +18,7 @@ use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
         self, Bytes, Message,
+        error::ProtocolError,
         protocol::{CloseFrame, WebSocketConfig, frame::coding::CloseCode},
     },
 };
@@ -205,7 +206,7 @@ impl Viewer {
         Ok(())
     }
 
-    /// A message over every limit or text that is no UTF-8 can't be read past: say so and close.
+    /// A message over every limit, text that is no UTF-8 or a frame that is none can't be read past: say so and close.
     fn broken(
         &mut self,
         error: tungstenite::Error,
@@ -214,6 +215,12 @@ impl Viewer {
         let (code, close) = match &error {
             tungstenite::Error::Capacity(_) => ("TOO_LARGE", CloseCode::Size),
             tungstenite::Error::Utf8(_) => ("MALFORMED_FRAME", CloseCode::Invalid),
+            tungstenite::Error::Protocol(
+                ProtocolError::ResetWithoutClosingHandshake
+                | ProtocolError::ReceivedAfterClosing
+                | ProtocolError::SendAfterClosing,
+            ) => return Err(error),
+            tungstenite::Error::Protocol(_) => ("MALFORMED_FRAME", CloseCode::Protocol),
             _ => return Err(error),
         };
         if self.closing {

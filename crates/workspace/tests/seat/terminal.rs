@@ -1,6 +1,6 @@
 //! One terminal and one viewer: frames, sizes, replay, exit.
 
-use std::process::Command;
+use std::{io::Write as _, process::Command};
 
 use clarateach_seatproto::terminal::{ClientFrame, REPLAY_BYTES, ServerFrame};
 use serde_json::{Value, json};
@@ -80,6 +80,28 @@ fn a_message_beyond_all_bounds_closes_with_1009() {
             }
             Seen::Frame(ServerFrame::Error { code, .. }) => assert_eq!(code, "TOO_LARGE"),
             _ => {}
+        }
+    }
+    assert_eq!(seat.terminal("").run("echo still here").trim(), "still here");
+}
+
+/// Of a kind that RFC 6455 does not know, and without the mask that every client must use.
+#[test]
+fn frames_that_are_none_close_with_1002() {
+    let seat = Seat::start();
+    for frame in [&b"\x83\x81\0\0\0\0x"[..], b"\x81\x02hi"] {
+        let mut terminal = seat.terminal("");
+        terminal.socket.get_mut().write_all(frame).unwrap();
+        let mut told = false;
+        loop {
+            match terminal.next() {
+                Seen::Closed(code) => {
+                    assert_eq!((code, told), (Some(1002), true), "{frame:?}");
+                    break;
+                }
+                Seen::Frame(ServerFrame::Error { code, .. }) => told = code == "MALFORMED_FRAME",
+                _ => {}
+            }
         }
     }
     assert_eq!(seat.terminal("").run("echo still here").trim(), "still here");
