@@ -20,7 +20,7 @@ mod workshop;
 
 pub use seat::{EnvironmentSight, SeatState, SeatStatus, observe_seat, seat_status};
 pub use session::{EndReason, SessionState};
-pub use workshop::{SeatTally, Wanted, WorkshopStatus, workshop_status};
+pub use workshop::{SeatTally, Wanted, WorkshopStatus, shown_status, workshop_status};
 
 /// A stored word that isn't one of a state's names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -86,6 +86,19 @@ pub fn workshop_status(before: WorkshopStatus, wanted: Wanted, tally: SeatTally)
     }
 }
 
+/// What people are told: a wish that nobody has looked at yet is already under way.
+#[must_use]
+pub const fn shown_status(status: WorkshopStatus, wanted: Wanted) -> WorkshopStatus {
+    match (wanted, status) {
+        (Wanted::Deleted, _) => WorkshopStatus::Deleting,
+        (Wanted::Stopped, status) if !matches!(status, WorkshopStatus::Stopped) => WorkshopStatus::Stopping,
+        (Wanted::Running, WorkshopStatus::Created | WorkshopStatus::Stopping | WorkshopStatus::Stopped) => {
+            WorkshopStatus::Provisioning
+        }
+        (_, status) => status,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -117,10 +130,31 @@ mod tests {
             prop_assert_eq!(status == WorkshopStatus::Stopped, tally.environments == 0);
         }
 
+        /// Once somebody has looked, that is what is shown.
+        #[test]
+        fn what_was_decided_is_shown(
+            before in any_of(WorkshopStatus::ALL), wanted in any_of(Wanted::ALL), tally in tallies(),
+        ) {
+            let decided = workshop_status(before, wanted, tally);
+            prop_assert_eq!(shown_status(decided, wanted), decided);
+        }
+
         #[test]
         fn one_usable_seat_is_never_an_error(before in any_of(WorkshopStatus::ALL), tally in tallies()) {
             let status = workshop_status(before, Wanted::Running, tally);
             prop_assert!(tally.usable == 0 || status == WorkshopStatus::Running);
+        }
+    }
+
+    #[test]
+    fn a_wish_shows_before_it_is_looked_at() {
+        for (status, wanted, shown) in [
+            (WorkshopStatus::Running, Wanted::Deleted, WorkshopStatus::Deleting),
+            (WorkshopStatus::Error, Wanted::Stopped, WorkshopStatus::Stopping),
+            (WorkshopStatus::Stopped, Wanted::Running, WorkshopStatus::Provisioning),
+            (WorkshopStatus::Created, Wanted::Created, WorkshopStatus::Created),
+        ] {
+            assert_eq!(shown_status(status, wanted), shown);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use clarateach_api::{SeatCounts, SeatView, WorkshopView};
 use clarateach_ids::SessionId;
-use clarateach_lifecycle::seat_status;
+use clarateach_lifecycle::{seat_status, shown_status};
 use clarateach_store::{SeatRecord, SessionRecord, WorkshopCounts, WorkshopRecord};
 
 use super::App;
@@ -26,7 +26,7 @@ impl App {
             id: workshop.id,
             name: workshop.name,
             join_code: workshop.join_code,
-            status: workshop.status.as_str().to_owned(),
+            status: shown_status(workshop.status, workshop.wanted).as_str().to_owned(),
             reason_code,
             reason,
             seats: workshop.seats,
