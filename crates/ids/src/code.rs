@@ -33,12 +33,14 @@ fn drawn_symbols<const N: usize>(mut fill: impl FnMut(&mut [u8])) -> [u8; N] {
     symbols
 }
 
-/// Uppercases, drops hyphens and spaces, and checks length and alphabet.
+/// Uppercases, drops white space and hyphens, also those that slides and mails make of them, and checks length and
+/// alphabet.
 fn normalise<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let is_dash = |c: char| matches!(c, '-' | '\u{2010}'..='\u{2015}' | '\u{2212}');
     let mut symbols = [0u8; N];
     let mut filled = 0;
-    for byte in text.bytes().filter(|b| !matches!(b, b'-' | b' ')) {
-        let symbol = byte.to_ascii_uppercase();
+    for c in text.chars().filter(|c| !is_dash(*c) && !c.is_whitespace()) {
+        let symbol = u8::try_from(c).ok()?.to_ascii_uppercase();
         if filled == N || !ALPHABET.contains(&symbol) {
             return None;
         }
@@ -176,7 +178,14 @@ mod tests {
     fn spelling_does_not_matter() {
         let code: JoinCode = "K7QM-4XTP".parse().unwrap();
         assert_eq!("k7qm4xtp".parse::<JoinCode>().unwrap(), code);
-        assert_eq!(" K7 QM-4xTP ".parse::<JoinCode>().unwrap(), code);
+        for pasted in
+            [" K7 QM-4xTP ", "K7QM\u{2011}4XTP\n", "K7QM\u{a0}\u{2013}\u{a0}4XTP", "\tK7QM\u{2212}4XTP"]
+        {
+            assert_eq!(pasted.parse::<JoinCode>().unwrap(), code, "{pasted:?}");
+        }
+        for other in ["К7QM-4XTP", "K7QM-4XTP!", "K7QM_4XTP", "K7QM-4XTPA", "K7QM-4XT"] {
+            assert!(other.parse::<JoinCode>().is_err(), "{other:?}");
+        }
         assert_eq!(code.to_string(), "K7QM-4XTP");
     }
 

@@ -26,26 +26,48 @@ const MAX_DURATION_MINUTES: u32 = 30 * 24 * 60;
 /// Join codes are random; two draws that hit taken ones in a row mean something else is wrong.
 const CODE_DRAWS: usize = 5;
 
-/// Checks a text that people see: 1 to `max` characters, none of them control characters.
+/// Whether a character shows nothing, or changes how its neighbours are shown: controls, marks of direction, fillers and
+/// whatever else Unicode calls default ignorable (DerivedCoreProperties.txt), variation selectors of emoji aside.
+fn is_invisible(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}')
+        || matches!(c, '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+        || matches!(c, '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}')
+        || matches!(c, '\u{e0000}'..='\u{e0fff}')
+}
+
+/// Joiners are what Persian words and families of emoji are written with; anywhere but between two others they hide.
+fn hides(text: &str) -> bool {
+    let joins = |c: &char| matches!(c, '\u{200c}' | '\u{200d}');
+    let mut before = None;
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        let joined = joins(&c)
+            && before.is_some_and(|c: char| !c.is_whitespace() && !joins(&c))
+            && rest.peek().is_some_and(|c| !c.is_whitespace());
+        if is_invisible(c) && !joined {
+            return true;
+        }
+        before = Some(c);
+    }
+    false
+}
+
+/// Checks a text that people see: 1 to `max` characters, all of which can be seen.
 ///
 /// # Errors
 /// `INVALID_FIELD` naming `field`.
 pub fn check_name(field: &str, text: &str, max: usize) -> Result<String, AppError> {
     let whole = text;
     let text = text.trim();
-    let invisible = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{3164}' | '\u{feff}')
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
     if text.is_empty() {
         return Err(AppError::field(field, "must not be empty"));
     }
     if text.chars().count() > max {
         return Err(AppError::field(field, format_args!("must have at most {max} characters")));
     }
-    if whole.chars().any(invisible) {
-        return Err(AppError::field(field, "must not contain control characters"));
+    if hides(whole) {
+        return Err(AppError::field(field, "must not contain control characters or invisible ones"));
     }
     Ok(text.to_owned())
 }
@@ -379,6 +401,21 @@ mod tests {
         }
         assert_eq!(check_name("name", " Rust für alle ", 100).unwrap(), "Rust für alle");
         assert!(check_name("name", &"é".repeat(100), 100).is_ok());
+    }
+
+    #[test]
+    fn names_show_all_that_they_hold() {
+        for bad in ["a\u{61c}b", "a\u{ad}b", "\u{2060}", "a\u{e0041}", "a\u{200b}b", "\u{ffa0}", "a\u{2066}b"]
+        {
+            assert!(check_name("name", bad, 100).is_err(), "{bad:?}");
+        }
+        for hidden in ["\u{200d}", "a\u{200d}", "\u{200d}a", "a\u{200d}\u{200d}b", "a \u{200c}b"] {
+            assert!(check_name("name", hidden, 100).is_err(), "{hidden:?}");
+        }
+        for joined in ["👩\u{200d}💻 Python", "می\u{200c}خواهم", "❤\u{fe0f}\u{200d}🔥", "שלום", "日本語"]
+        {
+            assert_eq!(check_name("name", joined, 100).unwrap(), joined);
+        }
     }
 
     #[test]
