@@ -99,6 +99,11 @@ async fn wrong_bodies_are_refused_by_kind() {
             server.send(post(path).body(format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000)))).await;
         assert!((400..500).contains(&answer.status), "{answer:?}");
     }
+    for twice in [r#"{"name":"x","name":"y","seats":1}"#, r#"{"name":"x","seats":1,"env":{"A":"1","A":"2"}}"#]
+    {
+        let answer = server.send(post("/api/workshops").body(twice)).await;
+        assert_eq!((answer.status, answer.code()), (422, "INVALID_FIELD"), "{twice}: {answer:?}");
+    }
 }
 
 #[tokio::test]

@@ -101,7 +101,7 @@ pub struct AddWorker {
     #[schema(max_length = 300)]
     pub public_url: Option<String>,
     /// For people.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::unique::deserialize")]
     pub labels: BTreeMap<String, String>,
     /// How many seats it is to have at most; its agent may say less.
     #[serde(default)]

@@ -8,6 +8,8 @@ pub mod agent;
 mod error;
 mod fleet;
 mod session;
+mod time;
+mod unique;
 mod workshop;
 
 pub use admin::{

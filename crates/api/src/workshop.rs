@@ -30,7 +30,7 @@ pub struct CreateWorkshop {
     #[schema(max_length = 255)]
     pub image: Option<String>,
     /// Environment variables for every seat; at most 64, names like `API_KEY`, values up to 8 KiB.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::unique::deserialize")]
     pub env: BTreeMap<String, String>,
     /// Memory of a seat in MiB, 64 to 65536; 512 without.
     #[serde(default)]
@@ -45,7 +45,7 @@ pub struct CreateWorkshop {
     #[schema(minimum = 256, maximum = 1048576)]
     pub disk_mb: Option<u32>,
     /// When the workshop stops by itself; not together with `duration_minutes`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::time::deserialize")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub ends_at: Option<Timestamp>,
     /// After how many minutes the workshop stops by itself, 1 to 43200.
@@ -63,7 +63,7 @@ pub struct CreateWorkshop {
 #[serde(deny_unknown_fields)]
 pub struct ExtendWorkshop {
     /// The new end.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::time::deserialize")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub ends_at: Option<Timestamp>,
     /// How many minutes later than now planned (or than now, when no end was planned), 1 to 43200.

@@ -56,7 +56,11 @@ pub struct NewVm {
     #[schema(minimum = 16, maximum = 16777216)]
     pub disk_mb: Option<u32>,
     /// The learner's environment variables.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "crate::unique::deserialize"
+    )]
     pub env: BTreeMap<String, String>,
     /// What the VM's workspace asks of every caller, 16 to 256 printable ASCII characters; a random one unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -107,7 +111,7 @@ pub struct DesiredVm {
     #[schema(minimum = 16, maximum = 16777216)]
     pub disk_mb: u32,
     /// The learner's environment variables.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::unique::deserialize")]
     pub env: BTreeMap<String, String>,
     /// What the VM's workspace asks of every caller, 16 to 256 printable ASCII characters.
     #[schema(min_length = 16, max_length = 256)]

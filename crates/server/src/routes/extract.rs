@@ -43,6 +43,13 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
         if bytes.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|byte| *byte == b'[') {
             return Err(Failure::new(ErrorCode::InvalidField, "The body must be a JSON object: {…}."));
         }
+        if let Err(error) = std::str::from_utf8(&bytes) {
+            let at = error.valid_up_to();
+            return Err(Failure::new(
+                ErrorCode::MalformedJson,
+                format!("The body is not UTF-8 after byte {at}."),
+            ));
+        }
         // First whether it is JSON at all: a body that breaks off is told so, not that a field is missing.
         serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).map_err(|error| {
             Failure::new(ErrorCode::MalformedJson, format!("The body is not JSON: {error}"))
@@ -54,10 +61,41 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
             // Where in the text it stands helps nobody: the field is named.
             let problem = error.into_inner().to_string();
             let problem = problem.split(" at line ").next().unwrap_or_default();
-            Failure::new(ErrorCode::InvalidField, format!("{field}{problem}"))
+            Failure::new(ErrorCode::InvalidField, format!("{field}{}", in_plain_words(problem)))
         })?;
         Ok(Self(value))
     }
+}
+
+/// What serde says of a value of the wrong kind, for people who don't know its types.
+fn in_plain_words(problem: &str) -> String {
+    let told = problem.strip_prefix("invalid type: ").or_else(|| problem.strip_prefix("invalid value: "));
+    let Some((given, expected)) = told.and_then(|told| told.rsplit_once(", expected ")) else {
+        return problem.to_owned();
+    };
+    let expected = match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" if given.starts_with("integer `-") => {
+            "a whole number, 0 or more"
+        }
+        "u8" | "u16" | "u32" | "u64" | "usize" if given.starts_with("integer ") => "a smaller number",
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a map" => "an object",
+        "a sequence" => "an array",
+        name if name.starts_with("struct ") => "a JSON object: {…}",
+        other => other,
+    };
+    let given = match given {
+        "sequence" => "an array",
+        "map" => "an object",
+        other => ["integer ", "floating point ", "boolean "]
+            .iter()
+            .find_map(|kind| other.strip_prefix(kind))
+            .unwrap_or(other),
+    };
+    format!("must be {expected}; it is {given}")
 }
 
 fn too_large(rejection: &BytesRejection) -> Failure {
@@ -191,5 +229,29 @@ impl<S: Send + Sync> FromRequestParts<S> for Base {
             .get::<Self>()
             .cloned()
             .ok_or_else(|| Failure::new(ErrorCode::BadRequest, "Send a Host header."))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_speak_of_json_and_not_of_our_types() {
+        for (said, told) in [
+            ("invalid type: string \"3\", expected u32", "must be a whole number; it is string \"3\""),
+            ("invalid value: integer `-1`, expected u32", "must be a whole number, 0 or more; it is `-1`"),
+            (
+                "invalid value: integer `4294967296`, expected u32",
+                "must be a smaller number; it is `4294967296`",
+            ),
+            ("invalid type: floating point `1.5`, expected u32", "must be a whole number; it is `1.5`"),
+            ("invalid type: sequence, expected a string", "must be a string; it is an array"),
+            ("invalid type: null, expected struct CreateWorkshop", "must be a JSON object: {…}; it is null"),
+            ("invalid type: integer `1`, expected a boolean", "must be true or false; it is `1`"),
+            ("missing field `name`", "missing field `name`"),
+        ] {
+            assert_eq!(in_plain_words(said), told);
+        }
     }
 }

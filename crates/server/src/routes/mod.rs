@@ -82,6 +82,8 @@ pub fn router(app: Arc<App>) -> Router {
             "/api/openapi.json",
             get(move || async move { ([("content-type", "application/json")], json) }),
         )
+        .route("/api", axum::routing::any(unknown_call))
+        .route("/api/", axum::routing::any(unknown_call))
         .route("/api/{*rest}", axum::routing::any(unknown_call))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .method_not_allowed_fallback(wrong_method)
