@@ -28,11 +28,13 @@ pub(crate) struct ImageFacts {
 /// Names come from requests and go into URLs: only what the reference grammar can hold passes.
 fn check_name(image: &ImageRef) -> Result<(), RuntimeError> {
     let name = image.0.as_str();
-    let first_is_fine = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    // An empty part, or one of dots, is another path to the Engine's router, which answers with a redirect.
+    let parts_are_fine =
+        name.split('/').all(|part| part.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric()));
     let rest_is_fine = name
         .bytes()
         .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/' | b':' | b'@'));
-    if first_is_fine && rest_is_fine && name.len() <= 512 && !name.contains("..") && !name.contains("//") {
+    if parts_are_fine && rest_is_fine && name.len() <= 512 && !name.contains("..") {
         Ok(())
     } else {
         Err(not_found(image, "that is not an image name; one looks like python:3.12-slim"))
@@ -200,7 +202,21 @@ mod tests {
 
     #[test]
     fn names_that_would_change_the_url_are_refused() {
-        for name in ["", "../containers/json", "a?b", "a#b", "a b", "a\nb", "-a", "a//b", "ü"] {
+        for name in [
+            "",
+            "../containers/json",
+            "a?b",
+            "a#b",
+            "a b",
+            "a\nb",
+            "-a",
+            "a//b",
+            "a/",
+            "a/.",
+            "a/./b",
+            "/a",
+            "ü",
+        ] {
             let refused = check_name(&ImageRef(name.to_owned()));
             assert!(matches!(refused, Err(RuntimeError::ImageNotFound { .. })), "{name}");
         }
