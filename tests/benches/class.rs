@@ -68,14 +68,15 @@ fn row(name: &str, count: usize, wall: Duration, mut waits: Vec<Duration>, spent
     );
 }
 
-/// Containers all at once, eight at a time as the runtime makes them; their times from the common start.
+/// Containers all at once, as many at a time as the runtime makes; their times from the common start.
 fn bare(what: &str, image: &str, network: &str, count: usize) {
     let name = |n: usize| format!("clarateach-class-{}-{n}", std::process::id());
     let (then, began) = (Processor::now(), Instant::now());
     let next = std::sync::atomic::AtomicUsize::new(0);
     let times = std::sync::Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        for _ in 0..8 {
+        let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        for _ in 0..(2 * processors).clamp(4, 16) {
             scope.spawn(|| {
                 loop {
                     let n = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
