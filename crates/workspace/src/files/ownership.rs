@@ -25,6 +25,8 @@ pub(crate) fn give_to_learner(root: &Path, learner: &Learner) -> io::Result<()> 
     if !learner.drops || metadata.uid() != 0 {
         return Ok(());
     }
+    // An image's WORKDIR may be a link: what it leads to is where the learner's disk is.
+    let root = &fs::canonicalize(root)?;
     lchown(root, Some(learner.uid), Some(learner.gid))?;
     let mut left = vec![root.to_owned()];
     let mut given = 0;
@@ -50,4 +52,27 @@ pub(crate) fn give_to_learner(root: &Path, learner: &Learner) -> io::Result<()> 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_hands_over_what_it_leads_to() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let place = tempfile::tempdir().unwrap();
+        let (real, link) = (place.path().join("real"), place.path().join("link"));
+        fs::create_dir_all(real.join("src")).unwrap();
+        fs::write(real.join("src/main.py"), "").unwrap();
+        std::os::unix::fs::symlink("real", &link).unwrap();
+        let learner =
+            Learner { drops: true, uid: 4321, gid: 4321, groups: vec![4321], shell: None, env: Vec::new() };
+        give_to_learner(&link, &learner).unwrap();
+        for path in [real.clone(), real.join("src"), real.join("src/main.py")] {
+            assert_eq!(fs::metadata(&path).unwrap().uid(), 4321, "{}", path.display());
+        }
+    }
 }
