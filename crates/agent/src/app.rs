@@ -280,6 +280,14 @@ impl App {
         Err(AgentError::new(AgentErrorCode::VmFailed, message))
     }
 
+    /// Takes a make back that was refused, see [`clarateach_runtime::SharedRuntime::take_back`].
+    ///
+    /// # Errors
+    /// `vm_exists` when it has been begun since; as [`Runtime::remove`].
+    pub async fn take_back(&self, key: &SeatKey, generation: Generation) -> Result<(), AgentError> {
+        if self.host.runtime().take_back(key, generation).await? { Ok(()) } else { Err(exists(key)) }
+    }
+
     /// Waits until the VM is ready, or it is clear that it won't be, or `patience` is over: as it is then.
     ///
     /// # Errors

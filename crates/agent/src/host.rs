@@ -9,7 +9,7 @@ use clarateach_api::agent::{BridgeView, ImageView, VmmView};
 use clarateach_ids::{Generation, SeatKey};
 use clarateach_runtime::{
     BoxedSeatStream, Capacity, DesiredSeat, Environment, EnvironmentState, ImageRef, ProgressFn, Reason,
-    Revision, Runtime, RuntimeError, RuntimeKind, SeatPort,
+    Revision, Runtime, RuntimeError, RuntimeKind, SeatPort, SharedRuntime,
 };
 use jiff::Timestamp;
 use secrecy::SecretString;
@@ -90,7 +90,7 @@ pub enum MakeError {
 #[async_trait]
 pub trait Host: Send + Sync + 'static {
     /// Makes, shows, connects to and removes VMs.
-    fn runtime(&self) -> Arc<dyn Runtime>;
+    fn runtime(&self) -> Arc<dyn SharedRuntime>;
 
     /// What VMs are made from that name no image.
     fn default_image(&self) -> ImageRef;
@@ -138,14 +138,14 @@ impl std::fmt::Debug for BareHost {
 impl BareHost {
     /// The host of `runtime`'s seats.
     #[must_use]
-    pub fn new(runtime: Arc<dyn Runtime>) -> Self {
+    pub fn new(runtime: Arc<dyn SharedRuntime>) -> Self {
         Self { seats: Arc::new(Remembering { inner: runtime, made: Mutex::default() }) }
     }
 }
 
 #[async_trait]
 impl Host for BareHost {
-    fn runtime(&self) -> Arc<dyn Runtime> {
+    fn runtime(&self) -> Arc<dyn SharedRuntime> {
         self.seats.clone()
     }
 
@@ -202,7 +202,7 @@ impl Host for BareHost {
 
 /// A runtime beside which it is kept what it was told.
 struct Remembering {
-    inner: Arc<dyn Runtime>,
+    inner: Arc<dyn SharedRuntime>,
     made: Mutex<HashMap<SeatKey, Made>>,
 }
 
@@ -216,6 +216,13 @@ struct Made {
 impl Remembering {
     fn made(&self) -> MutexGuard<'_, HashMap<SeatKey, Made>> {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget(&self, key: &SeatKey, generation: Generation) {
+        let mut all = self.made();
+        if all.get(key).is_some_and(|made| made.generation <= generation) {
+            all.remove(key);
+        }
     }
 }
 
@@ -265,10 +272,7 @@ impl Runtime for Remembering {
     }
     async fn remove(&self, key: &SeatKey, generation: Generation) -> Result<(), RuntimeError> {
         self.inner.remove(key, generation).await?;
-        let mut all = self.made();
-        if all.get(key).is_some_and(|made| made.generation <= generation) {
-            all.remove(key);
-        }
+        self.forget(key, generation);
         Ok(())
     }
     async fn dial(&self, key: &SeatKey, port: SeatPort) -> Result<BoxedSeatStream, RuntimeError> {
@@ -279,5 +283,16 @@ impl Runtime for Remembering {
     }
     async fn capacity(&self) -> Result<Capacity, RuntimeError> {
         self.inner.capacity().await
+    }
+}
+
+#[async_trait]
+impl SharedRuntime for Remembering {
+    async fn take_back(&self, key: &SeatKey, generation: Generation) -> Result<bool, RuntimeError> {
+        let taken_back = self.inner.take_back(key, generation).await?;
+        if taken_back {
+            self.forget(key, generation);
+        }
+        Ok(taken_back)
     }
 }

@@ -11,7 +11,7 @@ use clarateach_microvm::guest::kernel;
 use clarateach_microvm::net::{HostNetwork, NetConfig};
 use clarateach_microvm::vmm::Vmm;
 use clarateach_microvm::{CreateError, CreateRequest, MicroVmConfig, MicroVmRuntime, PhaseTimes, Until};
-use clarateach_runtime::{DesiredSeat, Environment, ImageRef, Runtime};
+use clarateach_runtime::{DesiredSeat, Environment, ImageRef, SharedRuntime};
 use secrecy::SecretString;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -129,7 +129,7 @@ fn readiness(setting: Readiness) -> clarateach_microvm::Readiness {
 
 #[async_trait]
 impl Host for MicroVms {
-    fn runtime(&self) -> Arc<dyn Runtime> {
+    fn runtime(&self) -> Arc<dyn SharedRuntime> {
         self.runtime.clone()
     }
 

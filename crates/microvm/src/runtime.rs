@@ -9,7 +9,8 @@ use async_trait::async_trait;
 use clarateach_ids::{Generation, SeatKey};
 use clarateach_runtime::{
     BoxedSeatStream, Capacity, DesiredSeat, Environment, EnvironmentState, Generations, ImageRef,
-    PrepareProgress, ProgressFn, Revision, Runtime, RuntimeError, RuntimeKind, SeatPort, tunnel,
+    PrepareProgress, ProgressFn, Revision, Runtime, RuntimeError, RuntimeKind, SeatPort, SharedRuntime,
+    tunnel,
 };
 use clarateach_seatproto::guest::{MAX_LINE, WORKSPACE_PORT};
 use jiff::Timestamp;
@@ -446,5 +447,14 @@ impl Runtime for MicroVmRuntime {
 
     async fn capacity(&self) -> Result<Capacity, RuntimeError> {
         Ok(self.host.board.capacity())
+    }
+}
+
+#[async_trait]
+impl SharedRuntime for MicroVmRuntime {
+    async fn take_back(&self, key: &SeatKey, generation: Generation) -> Result<bool, RuntimeError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(key, Request::TakeBack { generation, reply });
+        answer.await.map_err(|_| closed())?
     }
 }

@@ -13,7 +13,7 @@ use clarateach_microvm::{
 };
 use clarateach_runtime::conformance::{desired, until_ready};
 use clarateach_runtime::probe::ProbePolicy;
-use clarateach_runtime::{EnvironmentState, Runtime, RuntimeError};
+use clarateach_runtime::{EnvironmentState, Runtime, RuntimeError, SharedRuntime};
 use clarateach_testkit::wait_for;
 use support::{Faults, Installation, instance_of};
 
@@ -429,4 +429,51 @@ fn a_full_disk_refuses_one_vm_and_harms_no_other() {
         }
         assert_eq!(installation.leftovers(), Vec::<String>::new());
     });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_make_is_taken_back_unless_it_was_begun() {
+    let installation = Installation::new();
+    let runtime = installation.open().await;
+    let (one, two) = (key("w", 1), key("w", 2));
+    create(&runtime, &installation, &one).await.unwrap();
+    assert!(!runtime.take_back(&one, Generation(1)).await.unwrap());
+    assert_eq!(runtime.vm(&one).unwrap().state, EnvironmentState::Ready);
+    // What could not be made has been begun too: its record says why.
+    installation.world.set(Faults { refuse_start: true, ..Faults::default() });
+    create(&runtime, &installation, &two).await.unwrap_err();
+    assert!(!runtime.take_back(&two, Generation(1)).await.unwrap());
+    installation.world.set(Faults::default());
+    // Of a make that never was, everything before it goes, and it never comes; over a restart too.
+    assert!(runtime.take_back(&one, Generation(2)).await.unwrap());
+    assert!(runtime.vm(&one).is_none());
+    drop(runtime);
+    let runtime = installation.open().await;
+    let again = runtime.create(request(&installation, &one, 2), Until::Ready).await;
+    assert!(matches!(again, Err(CreateError::Refused(RuntimeError::StaleGeneration { .. }))), "{again:?}");
+    assert!(runtime.take_back(&one, Generation(2)).await.unwrap());
+    assert!(matches!(
+        runtime.take_back(&one, Generation(1)).await,
+        Err(RuntimeError::StaleGeneration { .. })
+    ));
+    runtime.remove(&two, Generation(1)).await.unwrap();
+    nothing_left(&installation).await;
+}
+
+/// Both come at once, again and again: either it is made, or it never is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_make_and_its_taking_back_are_one_after_the_other() {
+    let installation = Installation::new();
+    let runtime = installation.open().await;
+    let one = key("w", 1);
+    for generation in 1..=20 {
+        let (made, taken_back) = tokio::join!(
+            runtime.create(request(&installation, &one, generation), Until::Started),
+            runtime.take_back(&one, Generation(generation))
+        );
+        let is_there = runtime.vm(&one).is_some_and(|vm| vm.generation == Generation(generation));
+        assert_eq!((made.is_ok(), is_there), (!taken_back.unwrap(), made.is_ok()), "{generation}: {made:?}");
+    }
+    runtime.remove(&one, Generation(20)).await.unwrap();
+    nothing_left(&installation).await;
 }

@@ -106,3 +106,15 @@ pub trait Runtime: Send + Sync + 'static {
     /// [`RuntimeError::Unavailable`] when the backend doesn't answer; also serves as the readiness check.
     async fn capacity(&self) -> Result<Capacity, RuntimeError>;
 }
+
+/// A runtime that several callers share, whose calls may come late or twice: a worker's.
+#[async_trait]
+pub trait SharedRuntime: Runtime {
+    /// Takes a make back that was refused: as [`Runtime::remove`], unless this very make has been begun. Then nothing is
+    /// done, for somebody has asked for it again and was not refused. Whether it was taken back; from then on it is never
+    /// made here.
+    ///
+    /// # Errors
+    /// As [`Runtime::remove`].
+    async fn take_back(&self, key: &SeatKey, generation: Generation) -> Result<bool, RuntimeError>;
+}

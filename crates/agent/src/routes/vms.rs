@@ -8,8 +8,10 @@ use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use clarateach_api::agent::{DesiredVm, NewVm, ReasonView, VmDetails, VmLogs, VmView, VmsBody, WatchBody};
-use clarateach_ids::{Generation, InstallationId, SeatKey, WorkshopId};
+use clarateach_api::agent::{
+    AgentErrorCode, DesiredVm, NewVm, ReasonView, VmDetails, VmLogs, VmView, VmsBody, WatchBody,
+};
+use clarateach_ids::{Generation, InstallationId, WorkshopId};
 use clarateach_runtime::{Environment, EnvironmentState};
 use serde::Deserialize;
 
@@ -196,6 +198,10 @@ pub(super) async fn put(
 pub(super) struct DeleteQuery {
     /// For control planes: nothing up to and including this generation is wanted any more; safe to repeat.
     generation: Option<u64>,
+    /// With `generation`, for control planes that were refused it: do nothing, and answer `vm_exists`, if this generation has
+    /// been begun to be made, for then somebody has asked for it again.
+    #[serde(default)]
+    unless_begun: bool,
 }
 
 /// Remove a VM with its disk and everything else that was made for it. Answers when nothing is left.
@@ -207,15 +213,20 @@ pub(super) async fn delete(
     Seat(key): Seat,
     QueryOf(query): QueryOf<DeleteQuery>,
 ) -> Result<StatusCode, Failure> {
-    to_the_end(&app, remove(Arc::clone(&app), key, query.generation.map(Generation))).await?;
+    let app_of_call = Arc::clone(&app);
+    let work = async move {
+        match (query.generation.map(Generation), query.unless_begun) {
+            (Some(generation), false) => Ok(app_of_call.host.runtime().remove(&key, generation).await?),
+            (Some(generation), true) => app_of_call.take_back(&key, generation).await,
+            (None, false) => app_of_call.remove(&key).await,
+            (None, true) => Err(AgentError::new(
+                AgentErrorCode::InvalidRequest,
+                "query: unless_begun needs the generation that is taken back".to_owned(),
+            )),
+        }
+    };
+    to_the_end(&app, work).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-async fn remove(app: Arc<App>, key: SeatKey, generation: Option<Generation>) -> Result<(), AgentError> {
-    match generation {
-        Some(generation) => Ok(app.host.runtime().remove(&key, generation).await?),
-        None => app.remove(&key).await,
-    }
 }
 
 /// The end of what a VM's console printed, at most 64 KiB.

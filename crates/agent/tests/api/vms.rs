@@ -97,6 +97,22 @@ async fn a_control_plane_s_wishes_are_idempotent_and_ordered() {
 }
 
 #[tokio::test]
+async fn what_was_refused_is_taken_back_unless_it_was_asked_for_again() {
+    let agent = Agent::new().await;
+    let taken_back = "/vms/w/1?generation=3&unless_begun=true";
+    agent.put("/vms/w/1", desired(3)).await.is(204);
+    agent.delete(taken_back).await.refused(409, "vm_exists");
+    agent.has_status("/vms/w/1", "ready").await;
+    // Of another generation than the one that is there: as any delete.
+    agent.delete("/vms/w/1?generation=2&unless_begun=true").await.refused(409, "stale_generation");
+    agent.delete("/vms/w/1?generation=4&unless_begun=true").await.is(204);
+    agent.put("/vms/w/1", desired(4)).await.refused(409, "stale_generation");
+    agent.delete("/vms/w/1?generation=4&unless_begun=true").await.is(204);
+    agent.delete("/vms/w/1?unless_begun=true").await.refused(400, "invalid_request");
+    assert_eq!(agent.world.count(), 0);
+}
+
+#[tokio::test]
 async fn a_failed_start_is_undone_and_said() {
     let agent = Agent::new().await;
     agent.world.fail_starts(1);

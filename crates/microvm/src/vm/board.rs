@@ -34,6 +34,8 @@ pub(crate) enum Request {
     Apply { wish: Box<Wish>, reply: oneshot::Sender<Result<bool, RuntimeError>> },
     /// Remove everything up to this generation. Answered when nothing is left.
     Remove { generation: Generation, reply: oneshot::Sender<Result<(), RuntimeError>> },
+    /// The same, unless this very generation has been begun. Answered with whether it was not.
+    TakeBack { generation: Generation, reply: oneshot::Sender<Result<bool, RuntimeError>> },
     /// Have the guest switch off by itself. Answered when it has begun to, or can't, or there is none that runs.
     ShutDown { reply: oneshot::Sender<()> },
 }

@@ -132,6 +132,10 @@ impl Seat {
                 let outcome = self.remove(generation).await;
                 let _ = reply.send(outcome);
             }
+            Request::TakeBack { generation, reply } => {
+                let outcome = self.take_back(generation).await;
+                let _ = reply.send(outcome);
+            }
             Request::ShutDown { reply } => self.shut_down(reply),
         }
     }
@@ -341,6 +345,17 @@ impl Seat {
             Some(record) if record.generation <= generation => self.unmake().await,
             _ => Ok(()),
         }
+    }
+
+    /// In its turn among the wishes: what was begun before stays, and what comes later is refused.
+    async fn take_back(&mut self, generation: Generation) -> Result<bool, RuntimeError> {
+        let begun = |record: &Record| record.generation == generation && record.phase != Phase::Removing;
+        if self.record.as_ref().is_some_and(begun) {
+            return Ok(false);
+        }
+        self.host.generations.admit_remove(&self.key, generation).await?;
+        self.remove(generation).await?;
+        Ok(true)
     }
 
     /// Ends what runs, whatever step it is at, and removes everything.

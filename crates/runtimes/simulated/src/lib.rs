@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use clarateach_ids::{Generation, SeatKey};
 use clarateach_runtime::{
     BoxedSeatStream, Capacity, DesiredSeat, Environment, ImageRef, PrepareProgress, ProgressFn, Revision,
-    Runtime, RuntimeError, RuntimeKind, SeatPort, tunnel,
+    Runtime, RuntimeError, RuntimeKind, SeatPort, SharedRuntime, tunnel,
 };
 use jiff::Timestamp;
 
@@ -98,6 +98,7 @@ impl Runtime for SimulatedRuntime {
         check(&desired)?;
         self.resolve(&desired.image).await?;
         self.world.has_room(&desired.key)?;
+        let _decided = self.world.deciding.lock().await;
         self.world.generations.admit_apply(&desired.key, desired.generation, desired.not_after).await?;
         self.world.make(desired)
     }
@@ -135,5 +136,20 @@ impl Runtime for SimulatedRuntime {
     async fn capacity(&self) -> Result<Capacity, RuntimeError> {
         self.world.up()?;
         Ok(self.world.capacity())
+    }
+}
+
+#[async_trait]
+impl SharedRuntime for SimulatedRuntime {
+    async fn take_back(&self, key: &SeatKey, generation: Generation) -> Result<bool, RuntimeError> {
+        self.world.up()?;
+        let decided = self.world.deciding.lock().await;
+        if self.world.has_begun(key, generation) {
+            return Ok(false);
+        }
+        self.world.generations.admit_remove(key, generation).await?;
+        drop(decided);
+        self.world.unmake(key, generation).await;
+        Ok(true)
     }
 }

@@ -74,6 +74,8 @@ struct Faults {
 pub struct World {
     config: SimulatedConfig,
     pub(crate) generations: Generations,
+    /// Held from a decision until it shows, where a later one must not come in between.
+    pub(crate) deciding: tokio::sync::Mutex<()>,
     seats: Mutex<HashMap<SeatKey, Seat>>,
     faults: Mutex<Faults>,
     revision: watch::Sender<u64>,
@@ -98,6 +100,7 @@ impl World {
         let world = Arc::new(Self {
             config,
             generations: Generations::in_memory(),
+            deciding: tokio::sync::Mutex::default(),
             seats: Mutex::new(HashMap::new()),
             faults: Mutex::new(Faults::default()),
             revision: watch::Sender::new(1),
@@ -221,6 +224,13 @@ impl World {
             return Err(RuntimeError::AtCapacity { used, total });
         }
         Ok(())
+    }
+
+    /// Whether a make of a seat is there, and nobody has asked for it to be removed.
+    pub(crate) fn has_begun(&self, key: &SeatKey, generation: Generation) -> bool {
+        let seats = lock(&self.seats);
+        let there = seats.get(key).filter(|seat| seat.desired.generation == generation);
+        there.is_some_and(|seat| seat.state != EnvironmentState::Removing)
     }
 
     pub(crate) fn make(self: &Arc<Self>, desired: DesiredSeat) -> Result<(), RuntimeError> {

@@ -17,7 +17,7 @@ use clarateach_agent::config::Config;
 use clarateach_agent::host::BareHost;
 use clarateach_agent::state::State;
 use clarateach_agent::{listen, start, telemetry};
-use clarateach_runtime::Runtime;
+use clarateach_runtime::SharedRuntime;
 use clarateach_runtime_simulated::{SimulatedConfig, SimulatedRuntime};
 use clarateach_runtime_worker::{Worker, WorkerAddress, WorkerClient};
 use tokio::signal::unix::{SignalKind, signal};
@@ -40,7 +40,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     telemetry::start_metrics();
     let mut terminate = signal(SignalKind::terminate())?;
     let token = config.access.token.obtain().await?;
-    let seats: Arc<dyn Runtime> = match std::env::args().nth(1).as_deref() {
+    let seats: Arc<dyn SharedRuntime> = match std::env::args().nth(1).as_deref() {
         Some("host") => {
             let capacity = config.vmm.capacity;
             Arc::new(SimulatedRuntime::new(SimulatedConfig { capacity, ..SimulatedConfig::default() }))

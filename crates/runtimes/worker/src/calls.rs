@@ -124,6 +124,26 @@ impl Calls {
         Ok(Answer { body, skew, round_trip })
     }
 
+    /// A removal that the worker may refuse with `code` because of what is there. Whether it removed it.
+    pub(crate) async fn delete_unless(
+        &self,
+        path: &str,
+        code: &str,
+        subject: &Subject,
+    ) -> Result<bool, RuntimeError> {
+        let sent = self.send(Method::DELETE, path, None::<&()>, "application/json", Some(CALL_WITHIN));
+        let response = sent.await?;
+        let status = response.status();
+        if status != StatusCode::CONFLICT {
+            return self.accepted(response, subject, None).await.map(|_| true);
+        }
+        let body = self.read(response, REFUSAL_LIMIT).await?;
+        if refusal::is_of_code(&body, code) {
+            return Ok(false);
+        }
+        Err(refusal::refused(&self.address, status, &body, subject, None))
+    }
+
     /// The answer if it is one of success, else the error it stands for.
     pub(crate) async fn accepted(
         &self,

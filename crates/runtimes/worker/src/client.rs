@@ -12,7 +12,7 @@ use clarateach_api::agent::{
 use clarateach_ids::{Generation, InstallationId, SeatKey};
 use clarateach_runtime::{
     BoxedSeatStream, Capacity, DesiredSeat, Environment, ImageRef, ProgressFn, Revision, Runtime,
-    RuntimeError, RuntimeKind, SeatPort,
+    RuntimeError, RuntimeKind, SeatPort, SharedRuntime,
 };
 use http::{HeaderValue, Method};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -199,6 +199,15 @@ impl Runtime for WorkerClient {
     async fn capacity(&self) -> Result<Capacity, RuntimeError> {
         let info = self.ask_info().await?.info;
         Ok(Capacity { total: info.capacity, used: info.vm_count })
+    }
+}
+
+#[async_trait]
+impl SharedRuntime for WorkerClient {
+    async fn take_back(&self, key: &SeatKey, generation: Generation) -> Result<bool, RuntimeError> {
+        let path = format!("{}?generation={}&unless_begun=true", seat_path(key), generation.0);
+        let subject = Subject::make(key, generation, None);
+        self.calls.delete_unless(&path, "vm_exists", &subject).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! The runtime of a worker: an HTTP client of its agent (docs/agent-api.md).
 //!
-//! [`Worker`] is what a control plane needs of a worker beyond [`Runtime`].
+//! [`Worker`] is what a control plane needs of a worker beyond [`SharedRuntime`].
 
 mod address;
 mod calls;
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use clarateach_api::agent::{DrainBody, Revocations, SeatKeys, SessionAtSeat, WorkerInfo};
-use clarateach_runtime::{Runtime, RuntimeError};
+use clarateach_runtime::{RuntimeError, SharedRuntime};
 use jiff::SignedDuration;
 
 pub use address::{ClientError, Tls, WorkerAddress};
@@ -25,7 +25,7 @@ pub use refusal::{incompatible, is_incompatible, is_token_refused, token_refused
 
 /// What a control plane needs of a worker.
 #[async_trait]
-pub trait Worker: Runtime {
+pub trait Worker: SharedRuntime {
     /// What the worker is and has now, and how its clock stands to ours.
     ///
     /// # Errors

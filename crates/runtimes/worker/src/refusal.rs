@@ -74,6 +74,11 @@ struct Detail {
     capacity: Option<u32>,
 }
 
+/// Whether an error body is of this code.
+pub(crate) fn is_of_code(body: &[u8], code: &str) -> bool {
+    serde_json::from_slice::<Refusal>(body).is_ok_and(|refusal| refusal.error.code == code)
+}
+
 /// The error for an answer that is none of success. `room` is what was last known of the worker's.
 pub(crate) fn refused(
     address: &str,

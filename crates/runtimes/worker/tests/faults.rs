@@ -16,6 +16,7 @@ use clarateach_ids::{Generation, SeatKey};
 use clarateach_runtime::conformance::until_ready;
 use clarateach_runtime::{
     DesiredSeat, Egress, ImageRef, PrepareProgress, Revision, Runtime, RuntimeError, RuntimeKind, SeatPort,
+    SharedRuntime,
 };
 use clarateach_runtime_simulated::SimulatedConfig;
 use clarateach_runtime_worker::{
@@ -51,7 +52,7 @@ async fn every_call(client: &WorkerClient) -> Vec<(&'static str, RuntimeError)> 
     let image = ImageRef("anything".to_owned());
     let keys = SeatKeys { installation_id: "i1".parse().unwrap(), keys: Vec::new() };
     let (gone, seat_key) = (Revocations { sessions: Vec::new() }, key());
-    let (info, keys, revoke, drain, observe, capacity, apply, remove, dial, logs, resolve, prepare) = tokio::join!(
+    let (info, keys, revoke, drain, observe, capacity, apply, remove, back, dial, logs, resolve, prepare) = tokio::join!(
         client.info(),
         client.set_keys(&keys),
         client.revoke(&gone),
@@ -60,6 +61,7 @@ async fn every_call(client: &WorkerClient) -> Vec<(&'static str, RuntimeError)> 
         client.capacity(),
         client.apply(seat()),
         client.remove(&seat_key, Generation(1)),
+        client.take_back(&seat_key, Generation(1)),
         client.dial(&seat_key, SeatPort::Workspace),
         client.logs(&seat_key),
         client.resolve(&image),
@@ -74,6 +76,7 @@ async fn every_call(client: &WorkerClient) -> Vec<(&'static str, RuntimeError)> 
         ("capacity", capacity.map(drop).unwrap_err()),
         ("apply", apply.unwrap_err()),
         ("remove", remove.unwrap_err()),
+        ("take_back", back.map(drop).unwrap_err()),
         ("dial", dial.map(drop).unwrap_err()),
         ("logs", logs.map(drop).unwrap_err()),
         ("resolve", resolve.map(drop).unwrap_err()),
@@ -385,4 +388,28 @@ async fn when_a_seat_ends_is_seen_through_the_agent() {
         client.apply(seat.clone()).await.unwrap();
         assert_eq!(until_ready(&client, &key(), 1).await.not_after, seat.not_after);
     }
+}
+
+#[tokio::test]
+async fn a_refused_make_is_taken_back_unless_it_was_asked_for_again() {
+    let agent = Agent::new(SimulatedConfig { capacity: 1, ..Default::default() }).await;
+    let (client, other) = (agent.client(), agent.client());
+    let mut first = seat();
+    first.key.seat = "2".parse().unwrap();
+    client.apply(first.clone()).await.unwrap();
+    assert!(matches!(client.apply(seat()).await, Err(RuntimeError::AtCapacity { .. })));
+    // Meanwhile there is room, and another server asks for the same.
+    client.remove(&first.key, Generation(1)).await.unwrap();
+    other.apply(seat()).await.unwrap();
+    assert!(!client.take_back(&key(), Generation(1)).await.unwrap());
+    until_ready(&other, &key(), 1).await;
+    // Of what was never begun nothing comes any more.
+    assert!(client.take_back(&first.key, Generation(2)).await.unwrap());
+    first.generation = Generation(2);
+    client.remove(&key(), Generation(1)).await.unwrap();
+    assert!(matches!(other.apply(first).await, Err(RuntimeError::StaleGeneration { .. })));
+    assert!(matches!(
+        client.take_back(&key(), Generation(0)).await,
+        Err(RuntimeError::StaleGeneration { .. })
+    ));
 }

@@ -12,7 +12,7 @@ use clarateach_api::agent::{
 use clarateach_ids::{Generation, SeatKey, WorkerId};
 use clarateach_runtime::{
     BoxedSeatStream, Capacity, DesiredSeat, Environment, ImageRef, ProgressFn, Revision, Runtime,
-    RuntimeError, RuntimeKind, SeatPort,
+    RuntimeError, RuntimeKind, SeatPort, SharedRuntime,
 };
 use clarateach_runtime_simulated::{SimulatedConfig, SimulatedRuntime, World};
 use clarateach_runtime_worker::{Sighting, Worker, WorkerAddress, token_refused};
@@ -26,6 +26,8 @@ pub struct Faults {
     pub away: bool,
     /// Every call takes so long.
     pub slow: Duration,
+    /// A make that is taken back arrives so much later.
+    pub late_take_backs: Duration,
     /// The only token it takes.
     pub token: Option<String>,
     /// Its agent's version.
@@ -54,6 +56,7 @@ pub struct Host {
     /// Who uses a seat there.
     pub at_seats: Mutex<Vec<SessionAtSeat>>,
     pub applies: AtomicU32,
+    pub take_backs: AtomicU32,
     /// Every seat's wish as it came last.
     pub wishes: Mutex<BTreeMap<SeatKey, DesiredSeat>>,
 }
@@ -66,6 +69,7 @@ impl Host {
             faults: Mutex::new(Faults {
                 away: false,
                 slow: Duration::ZERO,
+                late_take_backs: Duration::ZERO,
                 token: None,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 skew: SignedDuration::ZERO,
@@ -79,6 +83,7 @@ impl Host {
             revoked: Mutex::default(),
             at_seats: Mutex::default(),
             applies: AtomicU32::new(0),
+            take_backs: AtomicU32::new(0),
             wishes: Mutex::default(),
         })
     }
@@ -144,10 +149,10 @@ impl Runtime for Client {
     async fn apply(&self, desired: DesiredSeat) -> Result<(), RuntimeError> {
         self.answers().await?;
         self.host.applies.fetch_add(1, Ordering::Relaxed);
+        self.host.wishes.lock().unwrap().insert(desired.key.clone(), desired.clone());
         if self.host.draining.load(Ordering::Relaxed) {
             return Err(RuntimeError::AtCapacity { used: 0, total: 0 });
         }
-        self.host.wishes.lock().unwrap().insert(desired.key.clone(), desired.clone());
         self.runtime.apply(desired).await
     }
     async fn observe(&self) -> Result<Vec<Environment>, RuntimeError> {
@@ -176,6 +181,17 @@ impl Runtime for Client {
     async fn capacity(&self) -> Result<Capacity, RuntimeError> {
         self.answers().await?;
         self.runtime.capacity().await
+    }
+}
+
+#[async_trait]
+impl SharedRuntime for Client {
+    async fn take_back(&self, key: &SeatKey, generation: Generation) -> Result<bool, RuntimeError> {
+        self.answers().await?;
+        tokio::time::sleep(self.host.faults().late_take_backs).await;
+        let taken_back = self.runtime.take_back(key, generation).await;
+        self.host.take_backs.fetch_add(1, Ordering::Relaxed);
+        taken_back
     }
 }
 

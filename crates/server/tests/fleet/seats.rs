@@ -1,8 +1,11 @@
 //! Seats on workers.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use clarateach_runtime::Runtime;
+use clarateach_runtime_simulated::SimulatedRuntime;
 use clarateach_store::{Placement, SeatRecord};
 use clarateach_testkit::wait_for;
 use serde_json::json;
@@ -133,6 +136,37 @@ async fn what_does_not_fit_waits_for_room() {
     assert_eq!((added.status, &added.body["worker"]["state"]), (201, &json!("alive")), "{}", added.body);
     server.until(&workshop, &["ready"]).await;
     assert_eq!(hosts.counts(), [3, 2]);
+}
+
+/// A worker refuses a make, and what takes it back comes late: by then the same make was asked for again, and is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_make_that_is_taken_back_late_stays_when_it_was_made_meanwhile() {
+    let hosts = Hosts::new(1, 5);
+    let host = hosts.get("w1");
+    let server = Server::start(&hosts).await;
+    server.until_worker("w1", "alive").await;
+    // Full all of a sudden: the server does not know it yet.
+    host.draining.store(true, Ordering::Relaxed);
+    host.set(|faults| faults.late_take_backs = Duration::from_secs(1));
+    let (workshop, _) = server.create(1).await;
+    let wish = wait_for("the worker was asked", PATIENCE, || async {
+        host.wishes.lock().unwrap().values().next().cloned()
+    })
+    .await;
+    host.draining.store(false, Ordering::Relaxed);
+    let another_server = SimulatedRuntime::on(Arc::clone(&host.world));
+    another_server.apply(wish.clone()).await.unwrap();
+    wait_for("the late call has come", PATIENCE, || async {
+        (host.take_backs.load(Ordering::Relaxed) > 0).then_some(())
+    })
+    .await;
+    let there = another_server.observe().await.unwrap();
+    assert_eq!(there.iter().map(|seat| seat.generation).collect::<Vec<_>>(), [wish.generation]);
+    server.until(&workshop, &["ready"]).await;
+    assert_eq!(server.seat(&workshop, 1).await["generation"], wish.generation.0);
+    server.delete(&workshop).await;
+    server.until_gone(&workshop).await;
+    assert_eq!(hosts.counts(), [0]);
 }
 
 /// The database has written down where a seat goes and its answer was lost, so the server knows nothing of it.

@@ -9,7 +9,7 @@ use clarateach_api::agent::{DrainBody, Revocations, SeatKeys, SessionAtSeat, Wor
 use clarateach_ids::{Generation, SeatKey};
 use clarateach_runtime::{
     BoxedSeatStream, Capacity, DesiredSeat, Environment, ImageRef, ProgressFn, Revision, Runtime,
-    RuntimeError, RuntimeKind, SeatPort,
+    RuntimeError, RuntimeKind, SeatPort, SharedRuntime,
 };
 use clarateach_runtime_worker::{Sighting, Worker};
 use jiff::SignedDuration;
@@ -52,6 +52,7 @@ impl Cut {
 enum Request {
     Apply(Box<DesiredSeat>),
     Remove(SeatKey, Generation),
+    TakeBack(SeatKey, Generation),
     Drain(bool),
     Observe,
     Info,
@@ -64,6 +65,7 @@ impl Request {
         match self {
             Self::Apply(desired) => Some(format!("apply {} {}", desired.key, desired.generation)),
             Self::Remove(key, generation) => Some(format!("remove {key} {generation}")),
+            Self::TakeBack(key, generation) => Some(format!("take back {key} {generation}")),
             Self::Drain(draining) => Some(format!("drain {draining}")),
             Self::Observe | Self::Info | Self::Nothing => None,
         }
@@ -73,6 +75,7 @@ impl Request {
 #[derive(Debug)]
 enum Answer {
     Done,
+    TakenBack(bool),
     Drained(DrainBody),
     Shown(Vec<Environment>),
     Said(Box<WorkerInfo>),
@@ -114,6 +117,7 @@ async fn carry_out(host: &Arc<Host>, request: Request) -> Result<Answer, Runtime
     match request {
         Request::Apply(desired) => host.apply(&desired).map(|()| Answer::Done),
         Request::Remove(key, generation) => host.remove(&key, generation).await.map(|()| Answer::Done),
+        Request::TakeBack(key, generation) => host.take_back(&key, generation).await.map(Answer::TakenBack),
         Request::Drain(draining) => Ok(Answer::Drained(host.drain(draining))),
         Request::Observe => Ok(Answer::Shown(host.environments())),
         Request::Info => Ok(Answer::Said(Box::new(host.info()))),
@@ -312,6 +316,16 @@ impl Runtime for Line {
     async fn capacity(&self) -> Result<Capacity, RuntimeError> {
         let info = self.info().await?.info;
         Ok(Capacity { total: info.capacity, used: info.vm_count })
+    }
+}
+
+#[async_trait]
+impl SharedRuntime for Line {
+    async fn take_back(&self, key: &SeatKey, generation: Generation) -> Result<bool, RuntimeError> {
+        match self.call(Request::TakeBack(key.clone(), generation)).await? {
+            Answer::TakenBack(taken_back) => Ok(taken_back),
+            _ => Err(wrong_answer()),
+        }
     }
 }
 

@@ -153,6 +153,34 @@ impl Fleet {
         key: &SeatKey,
         generation: Generation,
     ) -> Result<(), RuntimeError> {
+        self.ask_to_let_go(member, key, "remove", member.worker().remove(key, generation)).await?;
+        self.unplace(member, key, generation).await
+    }
+
+    /// Takes a make of a seat back from a worker that has refused it, and the row that says that it may be there. Whether
+    /// it did: not when the worker has begun it, since somebody else has asked for it again.
+    pub(super) async fn take_back(
+        &self,
+        member: &Arc<Member>,
+        key: &SeatKey,
+        generation: Generation,
+    ) -> Result<bool, RuntimeError> {
+        let asked = member.worker().take_back(key, generation);
+        let taken_back = self.ask_to_let_go(member, key, "take_back", asked).await?;
+        if taken_back {
+            self.unplace(member, key, generation).await?;
+        }
+        Ok(taken_back)
+    }
+
+    /// One call of a worker after which it may have nothing of a seat any more.
+    async fn ask_to_let_go<T>(
+        &self,
+        member: &Arc<Member>,
+        key: &SeatKey,
+        name: &'static str,
+        call: impl Future<Output = Result<T, RuntimeError>>,
+    ) -> Result<T, RuntimeError> {
         if !member.is_there() {
             let message = format!("worker {} does not answer", member.id());
             return Err(RuntimeError::Unavailable { message });
@@ -160,12 +188,21 @@ impl Fleet {
         let _turn = member.turn().await;
         member.called(key);
         let began = Instant::now();
-        let removed = member.worker().remove(key, generation).await;
-        metrics::histogram!("clarateach_worker_call_seconds", "call" => "remove")
+        let answered = call.await;
+        metrics::histogram!("clarateach_worker_call_seconds", "call" => name)
             .record(began.elapsed().as_secs_f64());
-        member.heard(&removed);
+        member.heard(&answered);
         member.called(key);
-        removed?;
+        answered
+    }
+
+    /// Crosses a row out of which nothing is left.
+    async fn unplace(
+        &self,
+        member: &Arc<Member>,
+        key: &SeatKey,
+        generation: Generation,
+    ) -> Result<(), RuntimeError> {
         let unplaced = self.store.unplace(key, member.id(), generation).await;
         unplaced.map_err(|error| RuntimeError::Unavailable { message: error.to_string() })?;
         lock(&self.table).gone(key, member.id(), generation);

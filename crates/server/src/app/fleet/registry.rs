@@ -12,7 +12,7 @@ use clarateach_ids::{Generation, SeatKey, WorkshopId};
 use clarateach_lifecycle::SeatState;
 use clarateach_runtime::{
     BoxedSeatStream, Capacity, DesiredSeat, Environment, ImageRef, ProgressFn, Revision, Runtime,
-    RuntimeError, RuntimeKind, SeatPort,
+    RuntimeError, RuntimeKind, SeatPort, SharedRuntime,
 };
 use clarateach_runtime_worker::{Sighting, Tls, Worker, WorkerAddress};
 use clarateach_store::{SeatWrite, StoreError, WorkerRecord, WorkerSource, WorkerWish, WorkshopWrite};
@@ -244,12 +244,20 @@ impl Fleet {
         self.sealer.seal(TOKEN_PURPOSE, token.as_bytes())
     }
 
+    /// A worker that was recorded, maybe through another server a moment ago.
+    async fn known(&self, id: &str) -> Result<Arc<Member>, AppError> {
+        if self.member(id).is_none() {
+            self.sync().await?;
+        }
+        self.member(id).ok_or_else(|| no_worker(id))
+    }
+
     /// Has a worker take no more seats and free ones leave it, or take seats again.
     ///
     /// # Errors
     /// `NOT_FOUND`.
     pub async fn drain(&self, id: &str, draining: bool) -> Result<clarateach_api::WorkerView, AppError> {
-        self.member(id).ok_or_else(|| no_worker(id))?;
+        self.known(id).await?;
         let wish = if draining { WorkerWish::Draining } else { WorkerWish::Active };
         self.store.set_worker_wish(id, wish).await?;
         self.sync().await?;
@@ -265,13 +273,7 @@ impl Fleet {
     /// # Errors
     /// `NOT_FOUND`; `CONFLICT` while it answers and has seats, unless `force`.
     pub async fn forget(&self, id: &str, force: bool) -> Result<(), AppError> {
-        let member = match self.member(id) {
-            Some(member) => member,
-            None => {
-                self.sync().await?;
-                self.member(id).ok_or_else(|| no_worker(id))?
-            }
-        };
+        let member = self.known(id).await?;
         self.read_placements(None).await?;
         let seats = lock(&self.table).seats_on(id);
         if member.is_there() && seats > 0 {
@@ -428,6 +430,13 @@ impl Runtime for Unusable {
         self.no()
     }
     async fn capacity(&self) -> Result<Capacity, RuntimeError> {
+        self.no()
+    }
+}
+
+#[async_trait]
+impl SharedRuntime for Unusable {
+    async fn take_back(&self, _: &SeatKey, _: Generation) -> Result<bool, RuntimeError> {
         self.no()
     }
 }

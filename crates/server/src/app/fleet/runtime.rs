@@ -331,10 +331,15 @@ impl Runtime for FleetRuntime {
             _ => return applied,
         }
         // It has said no. When it has written down that it is not to make this either, another one may.
-        if let Err(error) = fleet.remove_from(&member, &key, generation).await {
-            tracing::debug!(worker = member.id(), seat = %key, %error, "a refused seat could not be taken back yet");
+        match fleet.take_back(&member, &key, generation).await {
+            Ok(true) => applied,
+            // Somebody has asked it again, and it has said yes.
+            Ok(false) => Ok(()),
+            Err(error) => {
+                tracing::debug!(worker = member.id(), seat = %key, %error, "a refused seat could not be taken back yet");
+                applied
+            }
         }
-        applied
     }
 
     async fn observe(&self) -> Result<Vec<Environment>, RuntimeError> {
