@@ -56,6 +56,11 @@ impl Gate {
         }
     }
 
+    /// Waits until nothing gets through any more.
+    pub(crate) async fn died(&self) {
+        self.state.until(|state| state == DEAD).await;
+    }
+
     pub(crate) fn is_asleep(&self) -> bool {
         self.state.now() == ASLEEP
     }

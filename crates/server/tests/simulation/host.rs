@@ -11,8 +11,8 @@ use clarateach_runtime::{
     DesiredSeat, Environment, EnvironmentState, Reason, Revision, RuntimeError, RuntimeKind,
 };
 use clarateach_server::app::clock::Clock;
-use jiff::Timestamp;
-use tokio::time::sleep;
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::{Instant, sleep};
 
 use crate::bell::Bell;
 use crate::time::SimulatedClock;
@@ -20,6 +20,10 @@ use crate::world::World;
 
 /// Milliseconds that a removal takes.
 const REMOVAL: std::ops::Range<u64> = 5..300;
+/// How often an agent looks whose time is up.
+const END_TICK: Duration = Duration::from_secs(5);
+/// How much later than its end something may still be there.
+const END_GRACE: SignedDuration = SignedDuration::from_secs(11);
 
 #[derive(Debug, Clone, Copy)]
 struct Seen {
@@ -46,6 +50,8 @@ struct State {
     host_up: bool,
     draining: bool,
     was_forgotten: bool,
+    agent_since: Instant,
+    skewed_at: Option<Instant>,
 }
 
 /// A host. Its disk outlives everything.
@@ -89,6 +95,8 @@ impl Host {
                 host_up: true,
                 draining: false,
                 was_forgotten: false,
+                agent_since: Instant::now(),
+                skewed_at: None,
             }),
             revision: Bell::new(1),
             breaks: Bell::new(0),
@@ -137,7 +145,10 @@ impl Host {
 
     /// It starts again and finishes what it had begun to remove.
     pub(crate) fn start_agent(self: &Arc<Self>) {
-        self.state().agent_up = true;
+        {
+            let mut state = self.state();
+            (state.agent_up, state.agent_since) = (true, Instant::now());
+        }
         self.clean_up();
         self.publish();
     }
@@ -156,7 +167,7 @@ impl Host {
         let again: Vec<SeatKey> = {
             let mut state = self.state();
             state.host_up = true;
-            state.agent_up = true;
+            (state.agent_up, state.agent_since) = (true, Instant::now());
             let again = state.seats.iter_mut().filter(|(_, seat)| {
                 matches!(
                     seat.state,
@@ -306,8 +317,13 @@ impl Host {
                     | None
             );
             if lives && there.is_some_and(|(of, _)| of == generation) {
-                if let Some(seat) = state.seats.get_mut(key) {
-                    seat.not_after = desired.not_after;
+                let had_one = state
+                    .seats
+                    .get_mut(key)
+                    .and_then(|seat| std::mem::replace(&mut seat.not_after, desired.not_after));
+                drop(state);
+                if let (None, Some(at)) = (had_one, desired.not_after) {
+                    self.end_at(key.clone(), generation, at);
                 }
                 return Ok(());
             }
@@ -379,14 +395,32 @@ impl Host {
         });
     }
 
-    /// Cut off, it ends what nobody told it to keep.
+    /// What should have ended by its own clock and has not, although its agent has had the time for it.
+    pub(crate) fn overdue(&self) -> Option<SeatKey> {
+        let state = self.state();
+        let up = state.host_up && state.agent_up && state.agent_since.elapsed() > END_TICK * 2;
+        let before = self.clock.now().checked_sub(END_GRACE).ok()?;
+        let skewed = state.skewed_at.is_some_and(|at| at.elapsed() <= END_TICK * 2);
+        let late = |seat: &Seat| seat.not_after.is_some_and(|at| at < before);
+        let mut late =
+            state.seats.iter().filter(|(_, seat)| late(seat) && seat.state != EnvironmentState::Removing);
+        late.next().filter(|_| up && !skewed).map(|(key, _)| key.clone())
+    }
+
+    /// Sets its clock wrong, or right.
+    pub(crate) fn set_skew(&self, milliseconds: i64) {
+        self.clock.set_skew(milliseconds);
+        self.state().skewed_at = Some(Instant::now());
+    }
+
+    /// Cut off, it ends what nobody told it to keep; when the agent is back, if it wasn't there at the time.
     fn end_at(self: &Arc<Self>, key: SeatKey, generation: Generation, at: Timestamp) {
         let host = Arc::clone(self);
         tokio::spawn(async move {
             let mut at = at;
             loop {
                 let left = Duration::try_from(at.duration_since(host.clock.now())).unwrap_or(Duration::ZERO);
-                sleep(left.max(Duration::from_millis(10))).await;
+                sleep(left.clamp(Duration::from_millis(10), END_TICK)).await;
                 let moved = {
                     let state = host.state();
                     let seat = state.seats.get(&key).filter(|seat| seat.generation == generation);
@@ -396,12 +430,11 @@ impl Host {
                 match moved {
                     None => return,
                     Some(moved) if moved > host.clock.now() => at = moved,
+                    Some(_) if !host.answers() => sleep(END_TICK).await,
                     Some(_) => break,
                 }
             }
-            if host.is_up() {
-                host.erase(&key, Some(generation), Gone::Expired);
-            }
+            host.erase(&key, Some(generation), Gone::Expired);
         });
     }
 
@@ -433,6 +466,22 @@ impl Host {
             self.erase(key, None, Gone::Removed);
         }
         Ok(())
+    }
+
+    /// As a removal, unless this very make has been begun.
+    pub(crate) async fn take_back(
+        self: &Arc<Self>,
+        key: &SeatKey,
+        generation: Generation,
+    ) -> Result<bool, RuntimeError> {
+        let begun =
+            self.state().seats.get(key).is_some_and(|seat| {
+                seat.generation == generation && seat.state != EnvironmentState::Removing
+            });
+        if begun {
+            return Ok(false);
+        }
+        self.remove(key, generation).await.map(|()| true)
     }
 
     /// Nothing is left of it, its disk included.

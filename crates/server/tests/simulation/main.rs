@@ -26,7 +26,7 @@ use std::time::Instant;
 use script::{Outcome, run};
 
 /// Seeds of an ordinary run of the tests.
-const SEEDS: u64 = 120;
+const SEEDS: u64 = 500;
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;

@@ -353,6 +353,9 @@ impl World {
         let placements = at_once(self.store.placements(None)).unwrap();
         let mut makes: BTreeMap<(SeatKey, Generation), String> = BTreeMap::new();
         for host in self.hosts().into_iter().filter(|host| !host.was_forgotten()) {
+            if let Some(key) = host.overdue() {
+                self.broken(&format!("{key} should have ended on {} by itself", host.id));
+            }
             for environment in host.environments() {
                 let (key, generation) = (environment.key, environment.generation);
                 let covered = placements

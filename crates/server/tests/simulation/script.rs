@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clarateach_lifecycle::Wanted;
 use clarateach_store::{Store, WorkerRecord, WorkerSource, WorkerWish};
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::dice::Dice;
@@ -14,6 +15,8 @@ use crate::people::{Class, Learner};
 use crate::server::Server;
 use crate::world::{Weather, World, at_once};
 
+/// For so many simulated seconds a worker is cut off now and then before the end: for longer than any class lasts.
+const CUT_OFF_FOR: u64 = 25 * 60;
 /// So many seconds after the last mishap all must be as it is wanted.
 pub(crate) const AT_REST_WITHIN: u64 = 300;
 /// How long it must then stay so.
@@ -82,6 +85,8 @@ struct Script {
     started: usize,
     hosts: Vec<Arc<Host>>,
     classes: Vec<Class>,
+    /// Classes that somebody asked a server to create, maybe one that sleeps over it.
+    creating: Vec<(JoinHandle<()>, Arc<Server>)>,
     /// Those that somebody has asked to be deleted, maybe of a server that died over it.
     ending: Vec<Class>,
     learners: Vec<Arc<Learner>>,
@@ -134,6 +139,7 @@ impl Script {
             started: 0,
             hosts,
             classes: Vec::new(),
+            creating: Vec::new(),
             ending: Vec::new(),
             learners: Vec::new(),
             mishaps,
@@ -174,6 +180,10 @@ impl Script {
             if self.is_broken() {
                 return 0;
             }
+        }
+        self.cut_one_off().await;
+        if self.is_broken() {
+            return 0;
         }
         self.heal().await;
         let at_rest_after = self.rest("all is well", World::unsettled).await;
@@ -253,7 +263,8 @@ impl Script {
             let class = Class::draw(&mut self.dice);
             let minutes = self.dice.chance(250).then(|| 1 + i64::try_from(self.dice.below(5)).unwrap());
             self.classes.push(class.clone());
-            tokio::spawn(class.create(world, server, minutes));
+            let created = tokio::spawn(class.create(world, Arc::clone(&server), minutes));
+            self.creating.push((created, server));
             return;
         }
         let Some(class) = self.dice.pick(&self.classes).cloned() else { return };
@@ -343,7 +354,7 @@ impl Script {
             Mishap::Skew => {
                 server.clock.set_skew(i64::try_from(self.dice.below(8_000)).unwrap() - 4_000);
                 let far = if self.dice.chance(200) { 150_000 } else { 10_000 };
-                host.clock.set_skew(i64::try_from(self.dice.below(2 * far)).unwrap() - far as i64);
+                host.set_skew(i64::try_from(self.dice.below(2 * far)).unwrap() - far as i64);
             }
         }
     }
@@ -404,11 +415,31 @@ impl Script {
         });
     }
 
+    /// In one run of ten a worker hears nothing of any server until every class of that time is over: it ends its seats
+    /// itself.
+    async fn cut_one_off(&mut self) {
+        if !self.naps.chance(100) {
+            return;
+        }
+        let Some(host) = self.naps.pick(&self.hosts).cloned() else { return };
+        self.world.trace.note(&format!("{} is cut off for long", host.id));
+        for server in &self.servers {
+            server.cut(&host.address, true, true);
+        }
+        for _ in 0..CUT_OFF_FOR / 10 {
+            sleep(Duration::from_secs(10)).await;
+            self.world.inspect();
+            if self.is_broken() {
+                return;
+            }
+        }
+    }
+
     /// From now on all goes well.
     async fn heal(&mut self) {
         self.world.set_weather(Weather::fine());
         for host in &self.hosts {
-            host.clock.set_skew(0);
+            host.set_skew(0);
             if !host.is_up() {
                 host.come_back();
             } else if !host.answers() {
@@ -426,7 +457,14 @@ impl Script {
         if self.servers.is_empty() {
             self.start_server().await;
         }
-        // Calls of people that were under way come to their end.
+        // Calls of people that were under way come to their end: what is created after all was deleted, nobody would delete.
+        for (created, server) in std::mem::take(&mut self.creating) {
+            tokio::select! {
+                biased;
+                _ = created => {}
+                () = server.gate.died() => {}
+            }
+        }
         sleep(Duration::from_secs(1)).await;
         for worker in at_once(self.world.store.workers()).unwrap() {
             if worker.wish == WorkerWish::Draining {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use clarateach_lifecycle::{SeatState, Wanted, WorkshopStatus};
 use clarateach_runtime::EnvironmentState;
+use clarateach_server::app::reconcile::ends::not_after;
 use clarateach_store::{Store, WorkerWish};
+use jiff::Timestamp;
 
 use crate::world::{World, at_once};
 
@@ -56,6 +58,18 @@ impl World {
                         for (host, older) in makes.iter().filter(|(_, e)| e.generation != seat.generation) {
                             let (key, of) = (&seat.key, older.generation);
                             wrong.push(format!("{key} is at {}, and {host} has {of}", seat.generation));
+                        }
+                        let end = not_after(workshop).map(Timestamp::as_second);
+                        for (host, other) in
+                            its_own.iter().filter(|(_, e)| e.state == EnvironmentState::Ready)
+                        {
+                            let told = other.not_after.map(Timestamp::as_second);
+                            if told != end {
+                                wrong.push(format!(
+                                    "{} is to end at {end:?} and {host} was told {told:?}",
+                                    seat.key
+                                ));
+                            }
                         }
                         let lives = its_own.iter().any(|(_, e)| e.state == EnvironmentState::Ready);
                         let code = seat.reason.as_ref().map(|(code, _)| code.as_str());

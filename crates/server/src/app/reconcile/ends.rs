@@ -12,11 +12,12 @@ use super::plan::{Action, Plan, Sight};
 /// A worker that is cut off ends the seats of a workshop so long after the workshop's end.
 const CUT_OFF_AFTER: SignedDuration = SignedDuration::from_mins(15);
 
-/// Ends that workers were told, by seat and make: some don't show theirs.
-pub(super) type ToldEnds = BTreeMap<SeatKey, (Generation, Option<Timestamp>)>;
+/// Ends that workers were told, by seat and make: not all show theirs.
+pub type ToldEnds = BTreeMap<SeatKey, (Generation, Option<Timestamp>)>;
 
 /// When a worker that is cut off ends a workshop's seats by itself.
-pub(super) fn not_after(workshop: &WorkshopRecord) -> Option<Timestamp> {
+#[must_use]
+pub fn not_after(workshop: &WorkshopRecord) -> Option<Timestamp> {
     workshop.ends_at.and_then(|end| end.checked_add(CUT_OFF_AFTER).ok())
 }
 
@@ -44,7 +45,8 @@ pub(super) fn to_tell(sight: &Sight<'_>, decided: &Plan, told: &mut ToldEnds) ->
             || second(environment.not_after) == second(wanted)
             || sight.in_flight.contains(key)
             || acted.contains(&key.seat)
-            || told.get(key) == Some(&end)
+            // One that shows another end has been told that one since, by a call that came late.
+            || (environment.not_after.is_none() && told.get(key) == Some(&end))
         {
             continue;
         }

@@ -11,7 +11,7 @@
 
 mod calls;
 mod desk;
-mod ends;
+pub mod ends;
 mod observed;
 pub mod plan;
 #[cfg(test)]
