@@ -8,11 +8,12 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use clarateach_ids::JoinCode;
+use clarateach_ids::{Generation, JoinCode, SeatKey};
 use clarateach_store::postgres::PostgresStore;
-use clarateach_store::{JoinDecision, JoinWish, Store};
+use clarateach_store::{JoinDecision, JoinWish, Placement, Store, WorkerRecord, WorkerSource, WorkerWish};
 use clarateach_testkit::postgres::PrivatePostgres;
 use clarateach_testkit::skip;
+use futures_util::future::join_all;
 
 use classroom::*;
 
@@ -93,6 +94,56 @@ async fn a_join_waits_for_postgresql_three_times() {
     println!("turns: newcomer {newcomer}, returning {returning}, refused {refused}");
     // The beginning, the lock and what is read; what is written, events and the wake included; the commit.
     assert_eq!((newcomer, returning, refused), (3, 3, 2));
+    purge(&store, &record).await;
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_class_is_placed_and_forgotten_in_few_transactions() {
+    let postgres = match PrivatePostgres::start() {
+        Ok(postgres) => postgres,
+        Err(reason) => return skip("a_class_is_placed_and_forgotten_in_few_transactions", &reason),
+    };
+    let _ = postgres.database("turns");
+    let (port, turns) = counted(postgres.port());
+    let url = postgres.url_at(&format!("127.0.0.1:{port}"), "turns");
+    let store = PostgresStore::connect(&url.parse().unwrap()).await.unwrap();
+    let worker = WorkerRecord {
+        id: "w1".to_owned(),
+        address: "w1.example:9090".to_owned(),
+        token_sealed: vec![7],
+        public_url: None,
+        labels: Default::default(),
+        capacity: None,
+        tls: None,
+        source: WorkerSource::Setting,
+        wish: WorkerWish::Active,
+        kind: None,
+        created_at: at(1),
+    };
+    store.put_worker(worker).await.unwrap();
+    let record = workshop(&store, 200).await;
+    let placements: Vec<_> = (1..=200)
+        .map(|seat| Placement {
+            key: SeatKey { workshop: record.id.clone(), seat: n(seat) },
+            generation: Generation(1),
+            worker: "w1".to_owned(),
+        })
+        .collect();
+    let before = turns.load(Ordering::SeqCst);
+    let placed = join_all(placements.iter().map(|placement| store.place(None, placement.clone()))).await;
+    let mid = turns.load(Ordering::SeqCst);
+    assert!(placed.iter().zip(&placements).all(|(placed, wish)| placed.as_ref().unwrap() == wish));
+    assert_eq!(store.placements(Some(&record.id)).await.unwrap().len(), 200);
+    let listed = turns.load(Ordering::SeqCst);
+    for gone in join_all(placements.iter().map(|p| store.unplace(&p.key, "w1", Generation(1)))).await {
+        gone.unwrap();
+    }
+    let (placing, forgetting) = (mid - before, turns.load(Ordering::SeqCst) - listed);
+    assert_eq!(store.placements(None).await.unwrap(), []);
+    println!("turns: placing 200 seats {placing}, forgetting them {forgetting}");
+    assert!(placing < 40 && forgetting < 20, "one by one it was {placing} and {forgetting}");
+    store.set_worker_wish("w1", WorkerWish::Forgotten).await.unwrap();
     purge(&store, &record).await;
     store.close().await;
 }

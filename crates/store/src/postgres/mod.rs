@@ -9,6 +9,7 @@ mod classroom;
 mod database;
 mod events;
 mod failure;
+mod grouped;
 mod joining;
 mod leases;
 mod listen;
@@ -47,7 +48,8 @@ pub use tls::TlsError;
 pub use url::{ParsePostgresUrlError, PostgresUrl};
 
 use database::Database;
-use joining::Joining;
+use grouped::Groups;
+use placements::{Place, Unplace};
 
 /// Wakes that a slow receiver may be behind before it lags.
 const WAKES: usize = 1024;
@@ -55,7 +57,9 @@ const WAKES: usize = 1024;
 /// The control plane's memory in a PostgreSQL database. Made by [`PostgresStore::connect`].
 pub struct PostgresStore {
     database: Arc<Database>,
-    joining: Arc<Joining>,
+    joins: Arc<Groups<JoinWish>>,
+    places: Arc<Groups<Place>>,
+    unplaces: Arc<Groups<Unplace>>,
     wakes: broadcast::Sender<WorkshopId>,
     listening: JoinHandle<()>,
 }
@@ -177,7 +181,7 @@ impl Store for PostgresStore {
     }
 
     async fn join(&self, wish: JoinWish) -> Result<JoinDecision, StoreError> {
-        self.joining.join(&self.database, wish).await
+        self.joins.ask(&self.database, wish).await
     }
 
     async fn session_by_code(
@@ -257,10 +261,7 @@ impl Store for PostgresStore {
     }
 
     async fn place(&self, fence: Option<&Fence>, placement: Placement) -> Result<Placement, StoreError> {
-        let placement = &placement;
-        self.database
-            .write("place a seat", |write| async move { placements::place(&write, fence, placement).await })
-            .await
+        self.places.ask(&self.database, Place { fence: fence.cloned(), wish: placement }).await
     }
 
     async fn placements(&self, workshop: Option<&WorkshopId>) -> Result<Vec<Placement>, StoreError> {
@@ -268,11 +269,8 @@ impl Store for PostgresStore {
     }
 
     async fn unplace(&self, key: &SeatKey, worker: &str, generation: Generation) -> Result<(), StoreError> {
-        self.database
-            .write("forget a placement", |write| async move {
-                placements::remove(&write, key, worker, generation).await
-            })
-            .await
+        let gone = Unplace { key: key.clone(), worker: worker.to_owned(), generation };
+        self.unplaces.ask(&self.database, gone).await
     }
 
     async fn acquire_lease(

@@ -12,7 +12,6 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::database::Database;
 use super::failure::sentence;
-use super::joining::Joining;
 use super::listen::{Ear, listen};
 use super::migrate::{MigrateError, migrate};
 use super::tls::{self, TlsError};
@@ -83,7 +82,14 @@ impl PostgresStore {
         let origin = WorkshopId::random().as_str().to_owned();
         let database = Arc::new(Database::new(pool, wakes.clone(), origin));
         let listening = tokio::spawn(listen(Arc::clone(&database), (*url.config).clone(), tls, ear));
-        Ok(Self { database, joining: Arc::new(Joining::default()), wakes, listening })
+        Ok(Self {
+            database,
+            joins: Arc::default(),
+            places: Arc::default(),
+            unplaces: Arc::default(),
+            wakes,
+            listening,
+        })
     }
 }
 

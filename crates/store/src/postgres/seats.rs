@@ -1,9 +1,9 @@
 //! Seats, and giving them to sessions. All of it under the lock of the workshop's row: what is read here stays so until
 //! the transaction has ended.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
-use clarateach_ids::{SeatKey, WorkshopId};
+use clarateach_ids::{Generation, SeatKey, SeatNumber, WorkshopId};
 use clarateach_lifecycle::{SeatState, SeatStatus, seat_status};
 use jiff::Timestamp;
 use tokio_postgres::Row;
@@ -77,6 +77,17 @@ pub(super) async fn find(db: &Session, key: &SeatKey) -> Outcome<Option<Held>> {
         .query_opt(held!("AND seats.n = $2"), &[&key.workshop.as_str(), &i64::from(key.seat.get())])
         .await?;
     seat.as_ref().map(Held::of).transpose()
+}
+
+/// Which make each of these seats is at.
+pub(super) async fn generations(
+    db: &Session,
+    id: &WorkshopId,
+    seats: &[i64],
+) -> Outcome<HashMap<SeatNumber, Generation>> {
+    let found = db.query(held!("AND seats.n = ANY($2::int8[])"), &[&id.as_str(), &seats]).await?;
+    let all = found.iter().map(|row| rows::seat(row).map(|seat| (seat.key.seat, seat.generation)));
+    all.collect()
 }
 
 pub(super) async fn all(db: &Session, id: &WorkshopId) -> Outcome<Vec<Held>> {

@@ -5,12 +5,19 @@ use super::failure::{Failure, Outcome, conflict, not_found};
 use super::rows::{self, worker_columns};
 use crate::{WorkerRecord, WorkerWish};
 
-/// One that stays as it is until the transaction has ended.
-pub(super) async fn hold(write: &Write, id: &str) -> Outcome<Option<WorkerRecord>> {
-    let worker = write
-        .query_opt(concat!("SELECT ", worker_columns!(), " FROM workers WHERE id = $1 FOR SHARE"), &[&id])
+/// Those of these that there are, which stay as they are until the transaction has ended.
+pub(super) async fn hold(write: &Write, ids: &[&str]) -> Outcome<Vec<WorkerRecord>> {
+    let workers = write
+        .query(
+            concat!(
+                "SELECT ",
+                worker_columns!(),
+                " FROM workers WHERE id = ANY($1::text[]) ORDER BY id FOR SHARE"
+            ),
+            &[&ids],
+        )
         .await?;
-    worker.as_ref().map(rows::worker).transpose()
+    workers.iter().map(rows::worker).collect()
 }
 
 pub(super) async fn list(db: &Session) -> Outcome<Vec<WorkerRecord>> {
