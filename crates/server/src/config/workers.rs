@@ -1,11 +1,13 @@
 //! The setting `WORKER_AGENTS`: workers known from the start. The admin API takes the same words for one worker.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use clarateach_gateway::WebOrigin;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::ConfigError;
 
@@ -18,6 +20,8 @@ const FIELDS: [&str; 6] = ["address", "token", "public_url", "labels", "capacity
 pub const MAX_CAPACITY: u32 = 100_000;
 /// What `tls_ca` says for a certificate of a public authority.
 pub const PUBLIC_AUTHORITIES: &str = "public";
+/// Labels that begin so are written by servers.
+const OWN_LABELS: &str = "clarateach/";
 const MAX_LABELS: usize = 32;
 const MAX_WORD: usize = 128;
 const MAX_TOKEN: usize = 512;
@@ -107,12 +111,19 @@ fn address(text: &str) -> Result<String, WrongWorker> {
     let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
     let port = port.parse::<u16>().ok().filter(|port| digits && *port > 0).ok_or_else(refuse)?;
     let host = host.to_ascii_lowercase();
-    let fits = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        Some(v6) => v6.parse::<Ipv6Addr>().is_ok(),
-        None if host.bytes().all(|b| b.is_ascii_digit() || b == b'.') => host.parse::<Ipv4Addr>().is_ok(),
-        None => host.len() <= 253 && host.split('.').all(is_label),
+    let ip: Option<IpAddr> = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        // Of the many ways to write one only the shortest counts, so that nobody is there twice.
+        Some(v6) => Some(v6.parse::<Ipv6Addr>().map_err(|_| refuse())?.to_canonical()),
+        None if host.bytes().all(|b| b.is_ascii_digit() || b == b'.') => {
+            Some(host.parse::<Ipv4Addr>().map_err(|_| refuse())?.into())
+        }
+        None => None,
     };
-    if fits { Ok(format!("{host}:{port}")) } else { Err(refuse()) }
+    match ip {
+        Some(ip) => Ok(SocketAddr::new(ip, port).to_string()),
+        None if host.len() <= 253 && host.split('.').all(is_label) => Ok(format!("{host}:{port}")),
+        None => Err(refuse()),
+    }
 }
 
 fn is_label(label: &str) -> bool {
@@ -140,6 +151,9 @@ fn labels(labels: &BTreeMap<String, String>) -> Result<(), WrongWorker> {
         if key.is_empty() || key.len() > MAX_WORD || !key.chars().all(name) {
             return Err(wrong("labels", "names take 1 to 128 letters, digits and . _ - /"));
         }
+        if key.starts_with(OWN_LABELS) {
+            return Err(wrong("labels", format!("names that begin with {OWN_LABELS} are the server's own")));
+        }
         if value.chars().count() > MAX_WORD || value.chars().any(char::is_control) {
             return Err(wrong(
                 "labels",
@@ -164,9 +178,14 @@ pub(super) fn read(
     let serde_json::Value::Array(entries) = value else {
         return Err(refuse(format!("is {}, not an array; it takes {TAKES}", named(&value))));
     };
+    // Of a field that is given twice a `Value` holds the last.
+    let names: Vec<Names> = serde_json::from_str(&text).unwrap_or_default();
     let mut agents: Vec<WorkerAgent> = Vec::new();
     for (index, entry) in entries.iter().enumerate() {
         let nth = index + 1;
+        if let Some(name) = names.get(index).and_then(Names::twice) {
+            return Err(refuse(format!("entry {nth}: {name}: is given twice")));
+        }
         let agent = one(entry, &read_file).map_err(|problem| refuse(format!("entry {nth}: {problem}")))?;
         if let Some(earlier) = agents.iter().position(|other| other.address == agent.address) {
             let (address, earlier) = (&agent.address, earlier + 1);
@@ -214,6 +233,37 @@ fn one(
         },
     };
     agent.checked()
+}
+
+/// The names of an entry's known fields, as they were written; of what is no object none.
+struct Names(Vec<&'static str>);
+
+impl Names {
+    fn twice(&self) -> Option<&'static str> {
+        let mut rest = self.0.iter();
+        std::iter::from_fn(|| rest.next().map(|name| (name, rest.as_slice())))
+            .find_map(|(name, after)| after.contains(name).then_some(*name))
+    }
+}
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OfAnObject;
+        impl<'de> Visitor<'de> for OfAnObject {
+            type Value = Names;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
+                let mut names = Vec::new();
+                while let Some((name, IgnoredAny)) = map.next_entry::<Cow<'_, str>, IgnoredAny>()? {
+                    names.extend(FIELDS.into_iter().filter(|known| *known == name));
+                }
+                Ok(Names(names))
+            }
+        }
+        deserializer.deserialize_map(OfAnObject)
+    }
 }
 
 /// What a value is, without its content.
@@ -291,6 +341,11 @@ mod tests {
             (r#"{"address":"[x]:9090","token":"t"}"#, "address: "),
             (r#"{"address":"b c:9090","token":"t"}"#, "address: "),
             (r#"{"address":"A:1","token":"t"}"#, "address: a:1 is entry 1's already"),
+            (r#"{"address":"b:1","token":"t","token":"77"}"#, "token: is given twice"),
+            (
+                r#"{"address":"b:1","token":"t","labels":{"clarateach/unlisted":"true"}}"#,
+                "labels: names that",
+            ),
             (r#"{"address":"b:1","token":"t","adress":"x"}"#, "entry: there is no field \"adress\""),
             (r#"{"address":"b:1","token":"t","public_url":"w2"}"#, "public_url: \"w2\" can't be used"),
             (r#"{"address":"b:1","token":"t","public_url":"https://w/x"}"#, "public_url: "),
@@ -314,6 +369,20 @@ mod tests {
         {
             let error = parse(text).unwrap_err();
             assert!(error.starts_with(&format!("WORKER_AGENTS: {why}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn one_address_in_two_spellings_is_one() {
+        for (one, other) in [
+            ("[::1]:9090", "[0:0:0:0:0:0:0:1]:9090"),
+            ("[2001:DB8::1]:9090", "[2001:db8:0::1]:09090"),
+            ("10.0.0.5:9090", "[::ffff:10.0.0.5]:9090"),
+            ("Worker:9090", "worker:9090"),
+        ] {
+            let entry = |address: &str| format!(r#"{{"address":"{address}","token":"t"}}"#);
+            let error = parse(&format!("[{},{}]", entry(one), entry(other))).unwrap_err();
+            assert!(error.ends_with("is entry 1's already"), "{error}");
         }
     }
 
