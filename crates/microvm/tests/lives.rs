@@ -221,6 +221,23 @@ async fn a_guest_that_never_gets_ready_is_kept_for_a_look() {
     assert_eq!(installation.leftovers(), Vec::<String>::new());
 }
 
+/// The first of its kind is waited for to park, and then to be told who it is: that is one patience, not two.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_of_its_kind_is_given_up_no_later_than_others() {
+    const PROMISED: Duration = Duration::from_secs(4);
+    let mut installation = Installation::new();
+    installation.config.probe = ProbePolicy { patience: PROMISED, ..ProbePolicy::default() };
+    installation.config.snapshots = true;
+    let runtime = installation.open().await;
+    installation.world.set(Faults { never_parks: true, ..Faults::default() });
+    runtime.create(request(&installation, &key("w", 1), 1), Until::Started).await.unwrap();
+    let began = std::time::Instant::now();
+    in_state(&runtime, &key("w", 1), EnvironmentState::Unresponsive).await;
+    assert!(began.elapsed() < PROMISED * 2, "{:?}", began.elapsed());
+    runtime.remove(&key("w", 1), Generation(1)).await.unwrap();
+    assert_eq!(installation.leftovers(), Vec::<String>::new());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readiness_by_ping_needs_no_control_channel() {
     let installation = Installation::new();

@@ -30,9 +30,9 @@ const RESTORED: Duration = Duration::from_secs(10);
 const ENTROPY: usize = 64;
 const MTU: u32 = 1500;
 
-/// Brings a running guest to be ready, and keeps asking whether it is; ends only with a fault of the host's.
-pub(super) async fn run(host: &Arc<Host>, record: &mut Record, restored: bool) -> Fault {
-    let began = Instant::now();
+/// Brings a guest that has run since `began` to be ready, and keeps asking whether it is; ends only with a fault of the
+/// host's.
+pub(super) async fn run(host: &Arc<Host>, record: &mut Record, restored: bool, began: Instant) -> Fault {
     let outcome = match record.readiness {
         Readiness::Health => health(host, record, began, restored).await,
         Readiness::Ping => ping(host, record, began).await,
@@ -50,7 +50,7 @@ async fn health(
     restored: bool,
 ) -> Result<std::convert::Infallible, Fault> {
     if record.phase != Phase::Live {
-        configure(host, record).await?;
+        configure(host, record, began).await?;
         host.times.configure(restored).note(began.elapsed());
     }
     open(host, record).await?;
@@ -122,10 +122,11 @@ async fn state(host: &Arc<Host>, record: &Record) -> GuestState {
     }
 }
 
-/// Tells the guest who it is. Tries for as long as the VM lives; after the probe's patience it shows as unresponsive.
-async fn configure(host: &Arc<Host>, record: &Record) -> Result<(), Fault> {
+/// Tells the guest who it is. Tries for as long as the VM lives; the probe's patience after `began` it shows as
+/// unresponsive.
+async fn configure(host: &Arc<Host>, record: &Record, began: Instant) -> Result<(), Fault> {
     let mut why = "its control channel does not answer".to_owned();
-    let patience = sleep(host.config.probe.patience);
+    let patience = sleep(host.config.probe.patience.saturating_sub(began.elapsed()));
     tokio::pin!(patience);
     let mut report = Some(reporter(host, record, Instant::now()));
     let mut pause = FIRST_PAUSE;

@@ -463,6 +463,7 @@ async fn watch(
         }
     };
     let restored = matches!(errand, Errand::Prove(..));
+    let began = Instant::now();
     let guest = async {
         match errand {
             Errand::Park(_) if boot::parked(host, record).await => return Watched::Parked,
@@ -474,7 +475,7 @@ async fn watch(
                 host.snapshots.works(kind, *snapshot);
             }
         }
-        Watched::End(End::Failed(boot::run(host, record, restored).await))
+        Watched::End(End::Failed(boot::run(host, record, restored, began).await))
     };
     tokio::select! {
         biased;
