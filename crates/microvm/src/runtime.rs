@@ -167,9 +167,10 @@ impl MicroVmRuntime {
     }
 
     async fn wait(&self, key: &SeatKey, generation: Generation, until: Until) -> Result<Vm, CreateError> {
-        let mut revision = Revision::default();
+        let Some(mut changes) = self.host.board.follow(key) else { return Err(CreateError::Removed) };
         loop {
-            revision = self.host.board.watch(revision).await;
+            // Seen before the seat is looked at: what changes from here on wakes.
+            changes.borrow_and_update();
             let Some(vm) = self.host.board.get(key).filter(|vm| vm.generation == generation) else {
                 return Err(CreateError::Removed);
             };
@@ -186,6 +187,9 @@ impl MicroVmRuntime {
                 EnvironmentState::Unresponsive => return Ok(vm),
                 EnvironmentState::Starting if until == Until::Started && vm.started => return Ok(vm),
                 EnvironmentState::Starting => {}
+            }
+            if changes.changed().await.is_err() {
+                return Err(CreateError::Removed);
             }
         }
     }

@@ -65,7 +65,7 @@ struct State {
 pub struct Generations {
     state: Arc<Mutex<State>>,
     /// How many lines are known to be on disk; held while syncing, so that one sync serves all who wait.
-    synced: Arc<Mutex<u64>>,
+    synced: Arc<tokio::sync::Mutex<u64>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -102,7 +102,7 @@ impl Generations {
     }
 
     fn with(state: State) -> Self {
-        Self { state: Arc::new(Mutex::new(state)), synced: Arc::new(Mutex::new(0)) }
+        Self { state: Arc::new(Mutex::new(state)), synced: Arc::default() }
     }
 
     /// What was last decided for `key`.
@@ -147,61 +147,66 @@ impl Generations {
         removed: bool,
         not_after: Option<Timestamp>,
     ) -> Result<(), RuntimeError> {
-        let this = self.clone();
-        let now = Timestamp::now();
-        let decision = Seen { generation, removed, not_after, at: now };
-        tokio::task::spawn_blocking(move || this.decide_blocking(key, decision)).await.map_err(|error| {
-            RuntimeError::Failed {
-                operation: "remember a seat's generation".to_owned(),
-                message: error.to_string(),
-            }
-        })?
-    }
-
-    fn decide_blocking(&self, key: SeatKey, decision: Seen) -> Result<(), RuntimeError> {
+        let decision = Seen { generation, removed, not_after, at: Timestamp::now() };
         let not_written = |error: io::Error| RuntimeError::Failed {
             operation: "remember a seat's generation".to_owned(),
             message: error.to_string(),
         };
-        let mark = {
-            let mut state = lock(&self.state);
-            if let Some(seen) = state.seats.get(&key).copied() {
-                let given = decision.generation;
-                if given < seen.generation || (given == seen.generation && seen.removed && !decision.removed)
-                {
-                    return Err(RuntimeError::StaleGeneration { key, given, seen: seen.generation });
-                }
-                if (Seen { at: seen.at, ..decision }) == seen {
-                    let written = state.log.as_ref().map_or(0, |log| log.written);
-                    drop(state);
-                    return self.sync(written).map_err(not_written);
-                }
-            }
-            state.append(&key, &decision).map_err(not_written)?;
-            state.seats.insert(key, decision);
-            state.compact_when_worth_it(decision.at).map_err(not_written)?;
-            state.log.as_ref().map_or(0, |log| log.written)
-        };
-        self.sync(mark).map_err(not_written)
+        let mark = lock(&self.state).decide(key, decision, not_written)?;
+        self.sync(mark).await.map_err(not_written)
     }
 
-    /// Returns once the first `mark` lines are on disk.
-    fn sync(&self, mark: u64) -> io::Result<()> {
-        let mut synced = lock(&self.synced);
-        if *synced >= mark {
-            return Ok(());
+    /// Returns once the first `mark` lines are on disk. Whoever comes while others sync waits without a thread.
+    async fn sync(&self, mark: u64) -> io::Result<()> {
+        let mut synced = self.synced.lock().await;
+        if *synced < mark {
+            let state = self.state.clone();
+            *synced = tokio::task::spawn_blocking(move || settle(&state)).await??;
         }
-        let (file, written) = match &lock(&self.state).log {
-            Some(log) => (log.file.try_clone()?, log.written),
-            None => return Ok(()),
-        };
-        file.sync_data()?;
-        *synced = written;
         Ok(())
     }
 }
 
+/// Brings the log to disk, as a short one where most of it is history, and says how many lines are there now.
+fn settle(state: &Mutex<State>) -> io::Result<u64> {
+    let (file, written) = {
+        let mut state = lock(state);
+        state.compact_when_worth_it(Timestamp::now())?;
+        match &state.log {
+            Some(log) => (log.file.try_clone()?, log.written),
+            None => return Ok(0),
+        }
+    };
+    file.sync_data()?;
+    Ok(written)
+}
+
 impl State {
+    /// Takes a decision, or refuses it as stale. Gives the number of the line that must be on disk for it to hold.
+    fn decide(
+        &mut self,
+        key: SeatKey,
+        decision: Seen,
+        not_written: impl FnOnce(io::Error) -> RuntimeError,
+    ) -> Result<u64, RuntimeError> {
+        if let Some(seen) = self.seats.get(&key).copied() {
+            let given = decision.generation;
+            if given < seen.generation || (given == seen.generation && seen.removed && !decision.removed) {
+                return Err(RuntimeError::StaleGeneration { key, given, seen: seen.generation });
+            }
+            if (Seen { at: seen.at, ..decision }) == seen {
+                return Ok(self.written());
+            }
+        }
+        self.append(&key, &decision).map_err(not_written)?;
+        self.seats.insert(key, decision);
+        Ok(self.written())
+    }
+
+    fn written(&self) -> u64 {
+        self.log.as_ref().map_or(0, |log| log.written)
+    }
+
     fn append(&mut self, key: &SeatKey, decision: &Seen) -> io::Result<()> {
         let Some(log) = &mut self.log else { return Ok(()) };
         let mut bytes = encode(key, decision)?;

@@ -45,6 +45,15 @@ pub(crate) enum Request {
 struct Entry {
     requests: mpsc::UnboundedSender<Request>,
     vm: Option<Published>,
+    /// Wakes those who wait for this seat, and nobody else: fifty creates at once would otherwise wake each other with
+    /// every step of each.
+    changes: watch::Sender<()>,
+}
+
+impl Entry {
+    fn new(requests: mpsc::UnboundedSender<Request>, vm: Option<Published>) -> Self {
+        Self { requests, vm, changes: watch::Sender::new(()) }
+    }
 }
 
 /// What there is of a seat.
@@ -75,7 +84,10 @@ impl Board {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn changed(&self) {
+    fn changed(&self, entry: Option<&Entry>) {
+        if let Some(entry) = entry {
+            entry.changes.send_replace(());
+        }
         self.revision.send_modify(|revision| *revision += 1);
     }
 
@@ -85,6 +97,11 @@ impl Board {
             Ok(revision) => Revision(*revision),
             Err(_) => since,
         }
+    }
+
+    /// Changes of one seat; ends when nothing of it is left. None when there is nothing now.
+    pub(crate) fn follow(&self, key: &SeatKey) -> Option<watch::Receiver<()>> {
+        Some(self.lock().get(key)?.changes.subscribe())
     }
 
     /// Hands a request to a seat's task, which `start` starts if there is none.
@@ -109,7 +126,7 @@ impl Board {
         match entries.get_mut(key) {
             Some(entry) => entry.requests = requests,
             None => {
-                entries.insert(key.clone(), Entry { requests, vm: None });
+                entries.insert(key.clone(), Entry::new(requests, None));
             }
         }
         start(received);
@@ -131,8 +148,8 @@ impl Board {
         let (requests, received) = mpsc::unbounded_channel();
         let key = vm.key.clone();
         let vm = Some(Published { vm, phase, slot, secret });
-        self.lock().insert(key, Entry { requests, vm });
-        self.changed();
+        self.lock().insert(key, Entry::new(requests, vm));
+        self.changed(None);
         received
     }
 
@@ -174,20 +191,24 @@ impl Board {
             .collect();
         taken.extend(self.swept.lock().unwrap_or_else(PoisonError::into_inner).iter());
         let (slot, vm) = choose(&taken).ok_or(at_capacity)?;
-        if let Some(entry) = entries.get_mut(key) {
+        let entry = entries.get_mut(key).map(|entry| {
             entry.vm = Some(Published { vm, phase: Phase::Making, slot: slot.clone(), secret });
-        }
-        drop(entries);
-        self.changed();
+            &*entry
+        });
+        self.changed(entry);
         Ok(slot)
     }
 
     /// Changes what is published of a seat.
     pub(crate) fn publish(&self, key: &SeatKey, change: impl FnOnce(&mut Vm, &mut Phase)) {
-        if let Some(published) = self.lock().get_mut(key).and_then(|entry| entry.vm.as_mut()) {
-            change(&mut published.vm, &mut published.phase);
-        }
-        self.changed();
+        let mut entries = self.lock();
+        let entry = entries.get_mut(key).map(|entry| {
+            if let Some(published) = &mut entry.vm {
+                change(&mut published.vm, &mut published.phase);
+            }
+            &*entry
+        });
+        self.changed(entry);
     }
 
     /// What the seat's workspace asks of callers from now on.
@@ -199,10 +220,12 @@ impl Board {
 
     /// Publishes that there is nothing of a seat any more.
     pub(crate) fn clear(&self, key: &SeatKey) {
-        if let Some(entry) = self.lock().get_mut(key) {
+        let mut entries = self.lock();
+        let entry = entries.get_mut(key).map(|entry| {
             entry.vm = None;
-        }
-        self.changed();
+            &*entry
+        });
+        self.changed(entry);
     }
 
     /// Takes an address out of use while a left-over that has it is removed; false when a VM has it.
