@@ -209,11 +209,9 @@ impl App {
     ) -> Result<Environment, AgentError> {
         self.takes_new_vms()?;
         let _claimed = self.claim(&wish.key)?;
-        let runtime = self.host.runtime();
         if self.vm(&wish.key).await.is_ok() {
             return Err(exists(&wish.key));
         }
-        wish.image = runtime.resolve(&wish.image).await?;
         wish.generation = generation.unwrap_or(Generation(1));
         for _ in 0..GENERATION_TRIES {
             match self.host.make(wish.clone(), readiness).await {

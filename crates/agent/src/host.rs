@@ -98,7 +98,7 @@ pub trait Host: Send + Sync + 'static {
     /// Which make of the seat there is, and what its workspace asks of every caller. Answers from memory.
     fn secret(&self, key: &SeatKey) -> Option<(Generation, SecretString)>;
 
-    /// As [`Runtime::apply`], but waits until the guest has been started.
+    /// As [`Runtime::apply`], but takes the image by any of its names, and waits until the guest has been started.
     ///
     /// # Errors
     /// See [`MakeError`].
@@ -157,8 +157,9 @@ impl Host for BareHost {
         self.seats.made().get(key).map(|made| (made.generation, made.secret.clone()))
     }
 
-    async fn make(&self, wish: DesiredSeat, _: Option<Readiness>) -> Result<Environment, MakeError> {
+    async fn make(&self, mut wish: DesiredSeat, _: Option<Readiness>) -> Result<Environment, MakeError> {
         let (key, generation) = (wish.key.clone(), wish.generation);
+        wish.image = self.seats.resolve(&wish.image).await?;
         self.seats.apply(wish).await?;
         let started = |vm: &Environment| vm.state != EnvironmentState::Starting || vm.handle.is_some();
         match until(&*self.seats, &key, generation, STARTED_WITHIN, started).await? {

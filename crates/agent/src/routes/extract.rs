@@ -46,12 +46,12 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
-    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|byte| *byte == b'[') {
-        return Err(Failure::invalid("The body must be a JSON object: {…}."));
-    }
     // First whether it is JSON at all: a body that breaks off is told so, not that a field is missing.
     serde_json::from_slice::<serde::de::IgnoredAny>(bytes)
         .map_err(|error| Failure::invalid(format!("The body is not JSON: {error}")))?;
+    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+        return Err(Failure::invalid("The body must be a JSON object: {…}."));
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
