@@ -83,12 +83,13 @@ clean_up() {
         find_instances
         for pid in $(vmm_processes); do kill -KILL "$pid" 2>/dev/null; done
         remove_groups
-        if [[ -z $had_bridge ]]; then
-            ip -o link show master "$bridge" 2>/dev/null | awk -F '[ :@]+' '{ print $2 }' |
-                while read -r tap; do ip link delete "$tap" 2>/dev/null; done
-            ip link delete "$bridge" 2>/dev/null
-            remove_tables
-        fi
+        for tap in $(grep -ao '"tap":"[^"]*"' "$dir/state/journal" 2>/dev/null | cut -d '"' -f 4 | sort -u); do
+            ip link delete "$tap" 2>/dev/null
+        done
+        # With the accepts in other programs' chains, which only the agent knows.
+        [[ -n $had_bridge$had_tables ]] || env "${settings[@]}" "$agent" remove-network >/dev/null 2>&1
+        [[ -n $had_bridge ]] || ip link delete "$bridge" 2>/dev/null
+        [[ -n $had_tables ]] || remove_tables
     fi
     [[ -n $dir ]] && rm -rf -- "$dir"
     exit "$status"
@@ -118,12 +119,14 @@ remove_groups() {
     done
 }
 
-# The tables that bear the bridge's name, in whichever family.
+# The families of the tables that bear the bridge's name.
+tables() {
+    nft list tables 2>/dev/null | awk -v table="$bridge" '$3 == table { print $2 }'
+}
+
 remove_tables() {
-    local family table
-    nft list tables 2>/dev/null | while read -r _ family table; do
-        [[ $table == "$bridge" ]] && nft delete table "$family" "$table" 2>/dev/null
-    done
+    local family
+    for family in $(tables); do nft delete table "$family" "$bridge" 2>/dev/null; done
 }
 
 # What is missing is said with what to do about it.
@@ -174,13 +177,15 @@ find_workspace() {
 start_agent() {
     had_bridge=
     ip link show "$bridge" >/dev/null 2>&1 && had_bridge=yes
+    had_tables=$(tables)
     local token
     token=$(od -An -N 32 -t x1 /dev/urandom | tr -d ' \n')
     (umask 077 && echo "Authorization: Bearer $token" >"$dir/authorization")
     started=yes
     # Its token goes by the environment of this one process: it is in no command line and no file but ours.
-    AGENT_TOKEN=$token PORT=$port BIND_ADDR=127.0.0.1 VMM=$vmm IMAGES_DIR=$images BRIDGE_NAME=$bridge BRIDGE_IP=$bridge_ip \
-        STATE_DIR=$dir/state SOCKET_DIR=$dir/run "$agent" >"$dir/agent.log" 2>&1 &
+    settings=(PORT="$port" BIND_ADDR=127.0.0.1 VMM="$vmm" IMAGES_DIR="$images" BRIDGE_NAME="$bridge" BRIDGE_IP="$bridge_ip"
+        STATE_DIR="$dir/state" SOCKET_DIR="$dir/run")
+    AGENT_TOKEN=$token env "${settings[@]}" "$agent" >"$dir/agent.log" 2>&1 &
     agent_pid=$!
     for _ in $(seq 300); do
         kill -0 "$agent_pid" 2>/dev/null || { agent_pid= && fail "The agent did not start"; }

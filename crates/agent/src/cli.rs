@@ -24,6 +24,8 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
+    /// Removes the bridge, taps and firewall rules of an agent with these settings; refused while it or a VM runs
+    RemoveNetwork,
 }
 
 /// How findings are printed.

@@ -24,5 +24,5 @@ pub mod tls;
 mod vmms;
 mod wait;
 
-pub use microvms::{MicroVms, open};
+pub use microvms::{MicroVms, open, remove_network};
 pub use start::{Running, StartError, listen, start};

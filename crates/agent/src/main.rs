@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clarateach_agent::cli::{Cli, Command, fail, say};
 use clarateach_agent::config::Config;
-use clarateach_agent::{doctor, listen, open, start, telemetry};
+use clarateach_agent::{doctor, listen, open, remove_network, start, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -21,11 +21,22 @@ fn main() -> ExitCode {
             say(&report.print(format));
             report.exit_code()
         }
-        None => match runtime.block_on(run(config)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error.to_string()),
-        },
+        Some(Command::RemoveNetwork) => exit(runtime.block_on(remove(config))),
+        None => exit(runtime.block_on(run(config))),
     }
+}
+
+fn exit(outcome: Result<(), Box<dyn std::error::Error>>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+async fn remove(
+    config: Result<Config, impl std::error::Error + 'static>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    Ok(remove_network(&config?).await?)
 }
 
 async fn run(

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use clarateach_api::agent::{BridgeView, ImageView, VmmView};
 use clarateach_ids::{Generation, SeatKey};
 use clarateach_microvm::guest::kernel;
-use clarateach_microvm::net::{HostNetwork, NetConfig};
+use clarateach_microvm::net::{HostNetwork, NetConfig, NetError, Network as _};
 use clarateach_microvm::vmm::Vmm;
 use clarateach_microvm::{CreateError, CreateRequest, MicroVmConfig, MicroVmRuntime, PhaseTimes, Until};
 use clarateach_runtime::{DesiredSeat, Environment, ImageRef, SharedRuntime};
@@ -113,6 +113,25 @@ pub async fn open(config: &Config) -> Result<(State, Arc<dyn Host>), StartError>
         _nameserver: stop.drop_guard(),
     };
     Ok((state, Arc::new(host)))
+}
+
+/// Removes bridge, taps and firewall rules of an agent with these settings. What it made of VMs stays in its state
+/// directory, and it makes its network again when it is started.
+///
+/// # Errors
+/// See [`StartError`]: among others when an agent runs with this state directory, or a VM's tap is in use.
+pub async fn remove_network(config: &Config) -> Result<(), StartError> {
+    let host = |error: NetError| StartError::Host(with_causes(&error));
+    let state = State::open(&config.places.state)?;
+    let network = HostNetwork::new(net_config(&config.network, state.owner()?.as_str())).map_err(host)?;
+    let in_use = network.taps_in_use().await.map_err(host)?;
+    if let Some(tap) = in_use.first() {
+        return Err(StartError::Host(format!(
+            "{} VMs of this agent are running (one has the tap {tap}): start the agent and delete them first",
+            in_use.len()
+        )));
+    }
+    network.remove().await.map_err(host)
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {

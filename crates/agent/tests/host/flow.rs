@@ -1,7 +1,9 @@
 //! The documented manual flow, and an agent that is restarted under a learner.
 
+use std::process::Output;
+
 use clarateach_microvm::net::ping;
-use clarateach_testkit::wait_for;
+use clarateach_testkit::{leaks, wait_for};
 use futures_util::{SinkExt, StreamExt};
 use reqwest::Method;
 use rustix::process::Signal;
@@ -41,7 +43,16 @@ fn a_vm_is_created_used_and_deleted() {
     }
     in_own_network(|| async {
         let mut worker = Worker::new();
+        // As Docker has it; the agent puts its own accepts in.
+        let foreign = "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }";
+        let _ = leaks::run("nft", &[foreign]);
         worker.start().await;
+        assert!(leaks::run("nft", &["list", "table", "ip", "filter"]).contains("clarateach0"));
+        assert_refused(&worker.remove_network(), "another agent is running");
+        std::fs::write(worker.images().join("torn.ext4"), [0; 4096]).unwrap();
+        let torn = json!({"workshop_id": "test", "seat_id": 1, "image": "torn"});
+        let (status, refused) = worker.call(Method::POST, "/vms", Some(torn)).await;
+        assert_eq!((status, &refused["error"]["code"]), (422, &json!("rootfs_unusable")), "{refused}");
         let vm = worker.vm(1).await;
         assert_eq!(vm["ip"], "192.168.100.11");
         assert_eq!(worker.vms().await.len(), 1);
@@ -58,6 +69,7 @@ fn a_vm_is_created_used_and_deleted() {
 
         // An upgrade: the learner's machine and shell go on.
         assert_eq!(worker.stop(Signal::TERM), Some(0));
+        assert_refused(&worker.remove_network(), "1 VMs of this agent are running");
         worker.start().await;
         let (_, after) = worker.call(Method::GET, "/vms/test/1", None).await;
         assert_eq!((&after["handle"], &after["ip"]), (&vm["handle"], &vm["ip"]), "{after}");
@@ -72,5 +84,17 @@ fn a_vm_is_created_used_and_deleted() {
         assert_eq!(worker.call(Method::GET, "/vms/test/1", None).await.0, 404);
         assert_eq!(worker.leftovers(), Vec::<String>::new());
         assert_eq!(worker.stop(Signal::TERM), Some(0));
+
+        let removed = worker.remove_network();
+        assert!(removed.status.success(), "{removed:?}");
+        assert_eq!(leaks::run("ip", &["-br", "link"]).lines().count(), 1);
+        assert_eq!(leaks::run("nft", &["list", "tables"]).trim(), "table ip filter");
+        assert!(!leaks::run("nft", &["list", "table", "ip", "filter"]).contains("clarateach0"));
     });
+}
+
+#[track_caller]
+fn assert_refused(output: &Output, why: &str) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains(why), "no {why:?} in {said:?}");
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use clarateach_testkit::{guest_kernel, leaks, seat_binary, skip, wait_for};
@@ -99,10 +99,9 @@ impl Worker {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// Starts the agent and waits until it answers.
-    pub(crate) async fn start(&mut self) {
-        let log = fs::File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_agent"))
+    fn agent(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_agent"));
+        command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap())
             .env("AGENT_TOKEN", TOKEN)
@@ -113,11 +112,19 @@ impl Worker {
             .env("SOCKET_DIR", self.dir.path().join("run"))
             .env("WORKSPACE_BIN", &self.workspace)
             .env("RUST_LOG", "info")
-            .envs(self.settings.iter().map(|(name, value)| (name, value)))
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+            .envs(self.settings.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Has the agent remove what it has made of the host's network.
+    pub(crate) fn remove_network(&self) -> Output {
+        self.agent().arg("remove-network").output().unwrap()
+    }
+
+    /// Starts the agent and waits until it answers.
+    pub(crate) async fn start(&mut self) {
+        let log = fs::File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
+        let child = self.agent().stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let child = std::cell::RefCell::new(self.child.insert(child));
         wait_for("the agent", PATIENCE, async || {
             if let Some(ended) = child.borrow_mut().try_wait().unwrap() {

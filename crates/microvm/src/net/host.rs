@@ -167,6 +167,15 @@ impl HostNetwork {
         Ok(findings::look(&host, &self.wanted, &self.firewall).await)
     }
 
+    /// The taps of this owner that a VMM holds.
+    ///
+    /// # Errors
+    /// When the kernel doesn't say.
+    pub async fn taps_in_use(&self) -> Result<Vec<String>, NetError> {
+        let taps = self.taps.list().await?;
+        Ok(taps.into_iter().filter(|(_, link)| link.carrier).map(|(_, link)| link.name).collect())
+    }
+
     /// The pins in the firewall hold for these names and addresses only.
     fn check(&self, slot: &Slot) -> Result<(), NetError> {
         let Slot { address, tap, mac, .. } = slot;
