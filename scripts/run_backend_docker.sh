@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the server itself in a container. It uses this machine's Docker Engine for the seats and this machine's network,
-# so the address, the defaults and the data directory (./clarateach-data) are as they would be without a container.
+# so the address, the settings and their defaults are as they would be without a container; the data is in ./clarateach-data.
 # Ctrl-C stops the server; seats go on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -46,15 +46,20 @@ ClaraTeach starts on $url (in a container)
   Learners:    $url   (with the join code)
 
 TXT
-settings=()
-for name in PORT BIND_ADDR ADMIN_TOKEN SCRAPE_TOKEN SERVER_KEY PUBLIC_URL PREVIEW_DOMAIN TRUSTED_PROXIES DEFAULT_IMAGE \
-    MAX_SEATS LOG_FORMAT RUST_LOG; do
+settings=(--env DATABASE_URL)
+# SQLite lives in the data directory; PostgreSQL wherever it is.
+[[ ${DATABASE_URL:-} == postgres* ]] || export DATABASE_URL=/data/clarateach.db
+for name in $(target/release/server --help | sed -nE 's/^ +([A-Z][A-Z_]+) .*/\1/p'); do
+    case $name in
+        # Paths of this machine mean nothing in the container.
+        DATABASE_URL | STATE_DIR | WORKSPACE_BIN | DOCKER_HOST | NAME_FILE | IMAGES_DIR | SOCKET_DIR | *_BIN) continue ;;
+    esac
     # Only the name: the value comes from this shell's environment and stays out of the process list.
-    [[ -n ${!name:-} ]] && settings+=(--env "$name")
+    if [[ -n ${!name:-} ]]; then settings+=(--env "$name"); fi
 done
 terminal=()
 [[ -t 0 ]] && terminal=(--interactive --tty)
 exec docker run --rm "${terminal[@]}" --name clarateach-server --network host \
     --cap-drop ALL --cap-add NET_ADMIN --cap-add DAC_OVERRIDE \
     --volume /var/run/docker.sock:/var/run/docker.sock --volume "$data:/data" \
-    --env DATABASE_URL=/data/clarateach.db "${settings[@]}" "$image"
+    "${settings[@]}" "$image"
