@@ -186,13 +186,14 @@ where
     poll_fn(|cx| {
         if up_flow == Flow::Open {
             match up.poll_move(cx, Pin::new(&mut *client), Pin::new(&mut *seat), false, heard) {
-                Poll::Ready(Ok(())) => up_flow = Flow::Ended,
-                // Whether the client or the seat broke, the other direction finds out more, or nobody is there.
-                Poll::Ready(Err(_)) => up_flow = Flow::Shut,
+                // Also when the client was reset: a seat that isn't told would hold the stream until it has something to say.
+                Poll::Ready(ended) => {
+                    up_flow = Flow::Ended;
+                    if ended.is_err() || frames {
+                        hang_up.set(Some(tokio::time::sleep(goodbye)));
+                    }
+                }
                 Poll::Pending => {}
-            }
-            if up_flow == Flow::Shut || up_flow == Flow::Ended && frames {
-                hang_up.set(Some(tokio::time::sleep(goodbye)));
             }
         }
         if up_flow == Flow::Ended && Pin::new(&mut *seat).poll_shutdown(cx).is_ready() {

@@ -236,6 +236,17 @@ async fn a_client_that_vanishes_frees_the_seat_s_side() {
     eventually("the stream ends", || world.gateway.connected()[&session("s1")].streams == 0).await;
 }
 
+#[tokio::test]
+async fn a_quiet_seat_is_told_at_once_that_its_client_was_reset() {
+    let mut config = config();
+    config.limits.goodbye = Duration::from_secs(600);
+    let world = World::with(config).await;
+    let stream = world.terminal().await.into_inner();
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(stream);
+    eventually("the stream ends", || world.gateway.connected()[&session("s1")].streams == 0).await;
+}
+
 /// A workspace at the end of a pipe that answers the handshake and then floods, counting what it could write.
 fn flooding_pipe(written: Arc<AtomicU64>) -> Target {
     Target::Pipe(
