@@ -15,6 +15,9 @@ label=io.clarateach.image-content
 source=images/workspace
 content=$(cat "$source"/Dockerfile "$source"/packages.txt "$source"/setup.sh "$0" | sha256sum | cut -c1-16)
 
+# shellcheck source=scripts/apt-settings.sh
+. scripts/apt-settings.sh
+
 say() { echo "[image] $*" >&2; }
 
 as_root() {
@@ -35,22 +38,6 @@ from_dockerfile() {
   have_base || { say "$base can't be had here"; return 1; }
   say "building from $source/Dockerfile …"
   docker build --label "$label=$content" --tag "$image" "$source" >&2 || { say "docker build failed"; return 1; }
-}
-
-# apt's settings for reaching its sources on this machine: proxies, certificates, snapshots that are past their date.
-apt_settings() {
-  apt-config dump | grep -E '^(Acquire::(http|https|ftp)::|Acquire::Check-|Acquire::Retries|Acquire::ForceIPv)' || true
-}
-
-# The first of this machine's sources that is Debian itself; the public archive where there is none.
-apt_sources() {
-  local file
-  for file in /etc/apt/sources.list /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list.d/*.list; do
-    if [ -s "$file" ] && grep -qE '^(deb |Types:)' "$file" && grep -q bookworm "$file" && grep -q debian "$file"; then
-      echo "$file"
-      return
-    fi
-  done
 }
 
 from_packages() {

@@ -30,7 +30,12 @@ base=clarateach-server-base
 if ! docker image inspect "$base" >/dev/null 2>&1; then
     as_root=()
     ((EUID == 0)) || as_root=(sudo)
-    "${as_root[@]}" mmdebstrap --quiet --variant=minbase --include=ca-certificates,nftables bookworm - |
+    # shellcheck source=scripts/apt-settings.sh
+    . scripts/apt-settings.sh
+    apt_settings >"$context/apt.conf"
+    sources=$(apt_sources)
+    "${as_root[@]}" mmdebstrap --quiet --variant=minbase --include=ca-certificates,nftables \
+        --aptopt="$context/apt.conf" bookworm - ${sources:+"$sources"} |
         docker import - "$base" >/dev/null
 fi
 docker build --quiet --tag "$image" --build-arg BASE="$base" "$context" >/dev/null

@@ -49,6 +49,6 @@ fn main() {
         machines::in_own_network(creates::measure);
     }
     if wanted("qemu") {
-        machines::in_own_network(guests::measure);
+        machines::in_network_of_guests(guests::measure);
     }
 }

@@ -164,6 +164,11 @@ async fn events_are_resumed_where_they_broke_off() {
     assert_eq!(all, (1..=all.len() as u64).collect::<Vec<_>>(), "every event once, in order");
     let rest = read_events(&server, server.request("GET", &path).header("last-event-id", "3"), 3).await;
     assert_eq!(rest[0], 4);
+    // As after a restored backup: the last one seen is not known.
+    for unknown in ["100000", "9223372036854775807", "18446744073709551615"] {
+        let resumed = server.request("GET", &path).header("last-event-id", unknown);
+        assert_eq!(read_events(&server, resumed, 3).await[0], 1, "{unknown}");
+    }
     let wrong = server.send(server.request("GET", &path).header("last-event-id", "x")).await;
     assert_eq!(wrong.status, 400);
 }

@@ -74,7 +74,7 @@ async fn create(runtime: &MicroVmRuntime, seat: &DesiredSeat) -> clarateach_micr
 
 #[test]
 fn clones_share_nothing_that_tells_machines_apart() {
-    machines::in_own_network(|| async {
+    machines::in_network_of_guests(|| async {
         let Some(mut machines) = machines::qemu("clones_qemu clones_share_nothing").await else { return };
         machines.config.snapshots = true;
         machines.config.capacity = 3;

@@ -15,7 +15,7 @@ macro_rules! on_machines {
         $(
             #[test]
             fn $name() {
-                machines::in_own_network(|| async {
+                machines::in_network_of_guests(|| async {
                     if let Some(machines) = machines::qemu(concat!("conformance_qemu ", stringify!($name))).await {
                         conformance::$name(&machines).await;
                     }

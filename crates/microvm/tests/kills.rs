@@ -270,7 +270,7 @@ fn nothing_is_lost_and_nothing_is_left_however_often_the_server_is_killed() {
 #[test]
 fn virtual_machines_outlive_their_killed_server_too() {
     let kills = number("CLARATEACH_KILLS_ON_QEMU", 4);
-    machines::in_own_network(move || async move {
+    machines::in_network_of_guests(move || async move {
         let Some(mut machines) = machines::qemu("kills of the server of virtual machines").await else {
             return;
         };

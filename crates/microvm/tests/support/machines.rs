@@ -35,6 +35,12 @@ pub fn in_own_network<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 
     std::thread::spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
 
+/// The same, for tests with [`qemu`]: a kernel that has yet to be fetched is fetched first, since nothing can be from in there.
+pub fn in_network_of_guests<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    let _ = guest_kernel();
+    in_own_network(test);
+}
+
 /// One installation on a host of its own.
 pub struct Machines {
     pub root: TempDir,
@@ -54,7 +60,7 @@ pub fn possible() -> Result<(), &'static str> {
     }
 }
 
-/// QEMU and all it needs, or nothing and a word why. Must be called in [`in_own_network`].
+/// QEMU and all it needs, or nothing and a word why. Must be called in [`in_network_of_guests`].
 pub async fn qemu(test: &str) -> Option<Machines> {
     let missing = possible().and_then(|()| {
         if Command::new("qemu-system-x86_64").arg("--version").output().is_err() {

@@ -66,7 +66,6 @@ struct Process {
 struct Faults {
     unavailable: Option<String>,
     failing_starts: u32,
-    failing_seats: HashMap<SeatKey, u32>,
 }
 
 /// A host that isn't there.
@@ -126,11 +125,6 @@ impl World {
         lock(&self.faults).failing_starts = count;
     }
 
-    /// The next `count` starts of this seat fail.
-    pub fn fail_starts_of(&self, key: &SeatKey, count: u32) {
-        lock(&self.faults).failing_seats.insert(key.clone(), count);
-    }
-
     /// The environment's process dies; its disk stays. False if it does not run.
     pub fn kill(&self, key: &SeatKey) -> bool {
         let died = self.with(key, |seat| {
@@ -151,23 +145,6 @@ impl World {
                 seat.reason = Some(Reason::new("UNRESPONSIVE", "Its workspace has stopped answering"));
             }
         });
-    }
-
-    /// It answers again.
-    pub fn unhang(&self, key: &SeatKey) {
-        self.with(key, |seat| {
-            if let Some(process) = &seat.process {
-                process.hung.send_replace(false);
-                seat.state = EnvironmentState::Ready;
-                seat.reason = None;
-            }
-        });
-    }
-
-    /// Somebody removes the environment and its disk behind the control plane's back.
-    pub fn steal(&self, key: &SeatKey) {
-        lock(&self.seats).remove(key);
-        self.publish();
     }
 
     /// How many environments there are, in whatever state.
@@ -274,7 +251,7 @@ impl World {
     }
 
     fn finish_start(&self, key: &SeatKey, generation: Generation, life: u64) {
-        let fails = self.next_start_fails(key);
+        let fails = self.next_start_fails();
         self.with(key, |seat| {
             let overtaken = seat.life != life || seat.desired.generation != generation;
             if overtaken || seat.state != EnvironmentState::Starting {
@@ -295,12 +272,8 @@ impl World {
         });
     }
 
-    fn next_start_fails(&self, key: &SeatKey) -> bool {
+    fn next_start_fails(&self) -> bool {
         let mut faults = lock(&self.faults);
-        if let Some(left) = faults.failing_seats.get_mut(key).filter(|left| **left > 0) {
-            *left -= 1;
-            return true;
-        }
         if faults.failing_starts > 0 {
             faults.failing_starts -= 1;
             return true;

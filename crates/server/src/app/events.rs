@@ -9,6 +9,16 @@ use tokio::sync::broadcast::error::RecvError;
 
 const BATCH: u32 = 200;
 
+/// Where to go on for somebody who has seen `seen`: there, or at the start if no such event has been. A database that
+/// was restored from a backup is behind those who watched before.
+pub async fn resume_from(store: &dyn Store, id: &WorkshopId, seen: EventSeq) -> Result<EventSeq, StoreError> {
+    if seen == EventSeq::default() {
+        return Ok(seen);
+    }
+    let reached = store.events(id, EventSeq(seen.0 - 1), 1).await?;
+    Ok(if reached.is_empty() { EventSeq::default() } else { seen })
+}
+
 /// Events of `id` after `since`, then those to come. Ends when the workshop is gone.
 pub fn stream(
     store: Arc<dyn Store>,

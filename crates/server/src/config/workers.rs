@@ -121,9 +121,16 @@ fn address(text: &str) -> Result<String, WrongWorker> {
     };
     match ip {
         Some(ip) => Ok(SocketAddr::new(ip, port).to_string()),
-        None if host.len() <= 253 && host.split('.').all(is_label) => Ok(format!("{host}:{port}")),
+        None if host.len() <= 253 && host.split('.').all(is_label) && !ends_in_a_number(&host) => Ok(format!("{host}:{port}")),
         None => Err(refuse()),
     }
+}
+
+/// Such names are IPv4 addresses to some resolvers, `0x7f.1` for 127.0.0.1 (WHATWG URL, "ends in a number").
+fn ends_in_a_number(host: &str) -> bool {
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let hex = last.strip_prefix("0x").is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+    hex || last.bytes().all(|b| b.is_ascii_digit())
 }
 
 fn is_label(label: &str) -> bool {
@@ -334,6 +341,9 @@ mod tests {
             (r#"{"address":"b:0","token":"t"}"#, "address: \"b:0\" can't be used"),
             (r#"{"address":"b:+9","token":"t"}"#, "address: "),
             (r#"{"address":"10.0.0.256:9090","token":"t"}"#, "address: "),
+            (r#"{"address":"0x7f000001:9090","token":"t"}"#, "address: "),
+            (r#"{"address":"127.0.0.0x1:9090","token":"t"}"#, "address: "),
+            (r#"{"address":"worker.1:9090","token":"t"}"#, "address: "),
             (r#"{"address":"b:65536","token":"t"}"#, "address: "),
             (r#"{"address":":9090","token":"t"}"#, "address: "),
             (r#"{"address":"http://b:9090","token":"t"}"#, "address: "),

@@ -16,7 +16,7 @@ use super::extract::{Known, PathOf};
 use super::reply::Failure;
 use super::workshops::Refused;
 use crate::app::App;
-use crate::app::events::stream;
+use crate::app::events::{resume_from, stream};
 
 /// What has happened in a workshop, from its start or after `Last-Event-ID`, then what happens. Ends with an event
 /// `gone` when the workshop is removed.
@@ -41,6 +41,7 @@ pub(super) async fn events(
             })?
         }
     };
+    let since = resume_from(app.store.as_ref(), &id, since).await?;
     let events = stream(Arc::clone(&app.store), id, since).map(|record| {
         let event = WorkshopEvent { seq: record.seq, at: record.at, kind: record.kind, data: record.data };
         let sse = Event::default().id(event.seq.to_string()).event("workshop");
