@@ -121,7 +121,9 @@ fn address(text: &str) -> Result<String, WrongWorker> {
     };
     match ip {
         Some(ip) => Ok(SocketAddr::new(ip, port).to_string()),
-        None if host.len() <= 253 && host.split('.').all(is_label) && !ends_in_a_number(&host) => Ok(format!("{host}:{port}")),
+        None if host.len() <= 253 && host.split('.').all(is_label) && !ends_in_a_number(&host) => {
+            Ok(format!("{host}:{port}"))
+        }
         None => Err(refuse()),
     }
 }
