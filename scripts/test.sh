@@ -50,7 +50,7 @@ binaries() { cargo build --workspace --bins --examples --tests --all-features --
 
 images() { scripts/start-docker.sh && scripts/build-workspace-image.sh; }
 
-units() { cargo nextest run --workspace --all-features --locked --no-fail-fast --color never --failure-output final; }
+units() { cargo nextest run --workspace --all-features --locked --no-fail-fast --color never --failure-output immediate-final; }
 
 # The API against its own description: no 500, no undocumented status.
 api() {

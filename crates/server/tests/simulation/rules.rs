@@ -24,6 +24,8 @@ pub(crate) struct Rules {
     seated: BTreeMap<SeatKey, SessionId>,
     /// Makes of seats that have been ready.
     ready: BTreeSet<(SeatKey, Generation)>,
+    /// Makes of seats that their worker ended when their time had come.
+    expired: BTreeSet<(SeatKey, Generation)>,
     /// Each lease's token since it last changed hands.
     tokens: BTreeMap<String, u64>,
     /// How often what happened, to show that a run was worth it.
@@ -33,6 +35,11 @@ pub(crate) struct Rules {
 impl Rules {
     pub(crate) fn count(&mut self, what: &'static str) {
         *self.counts.entry(what).or_default() += 1;
+    }
+
+    /// Whether its worker ended this make of a seat, disk and all, since nobody told it of a later end.
+    pub(crate) fn has_expired(&self, key: &SeatKey, generation: Generation) -> bool {
+        self.expired.contains(&(key.clone(), generation))
     }
 
     fn leave(&mut self, session: &SessionId) {
@@ -321,6 +328,9 @@ impl World {
             Gone::Removed => "environments removed",
             Gone::Expired => "environments ended by their worker",
         });
+        if how == Gone::Expired {
+            self.rules().expired.insert((key.clone(), generation));
+        }
         if how == Gone::Expired || host.was_forgotten() {
             return;
         }

@@ -10,7 +10,8 @@ use jiff::Timestamp;
 
 use crate::world::{World, at_once};
 
-/// Seats that are held and whose worker was given up are told so, and wait for a person.
+/// Seats that are held and whose worker was given up, or ended them when their time had come, are told so, and wait for a
+/// person. Somebody may sit down at such a seat before the server, cut off until then, has seen that it is gone.
 const GIVEN_UP: [&str; 2] = ["WORKER_FORGOTTEN", "DISK_GONE"];
 
 impl World {
@@ -76,7 +77,7 @@ impl World {
                         let full = code == Some("AT_CAPACITY") && seats_wanted > room;
                         let no_worker = code == Some("RUNTIME_UNAVAILABLE") && room == 0;
                         let lost = holder.is_some()
-                            && gave_up
+                            && (gave_up || self.rules().has_expired(&seat.key, seat.generation))
                             && seat.state == SeatState::Unreachable
                             && code.is_some_and(|code| GIVEN_UP.contains(&code));
                         match seat.state {
