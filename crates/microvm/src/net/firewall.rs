@@ -43,6 +43,9 @@ impl Firewall {
     /// somebody has changed them since: established connections stay open.
     pub(crate) async fn ensure(&self) -> Result<(), NetError> {
         let mut transaction = self.transaction.lock().await;
+        if transaction.is_none() {
+            nft::orphans_ended().await;
+        }
         let there = self.list().await;
         if transaction.is_none_or(|meant| fingerprint(&there) != meant) {
             if transaction.is_some() {
@@ -56,6 +59,8 @@ impl Firewall {
             let no_egress = self.closed().clone();
             nft::apply(&self.what(), &self.design.install(&no_egress)).await?;
             *transaction = Some(fingerprint(&self.list().await));
+        } else {
+            self.mend_no_egress(&there).await?;
         }
         let foreign = self.foreign().await?;
         if let Some(batch) = foreign.mend(&self.design) {
@@ -65,6 +70,18 @@ impl Firewall {
             nft::apply("other tables' chains", &batch).await?;
         }
         Ok(())
+    }
+
+    /// Has the set say again who may go nowhere, if somebody else has changed it. To be called in a transaction.
+    async fn mend_no_egress(&self, there: &[Value]) -> Result<(), NetError> {
+        let (shown, meant): (BTreeSet<_>, _) = (elements(there).into_iter().collect(), self.closed().clone());
+        if shown == meant {
+            return Ok(());
+        }
+        tracing::warn!(table = self.design.table(), "who may connect to nowhere was changed: put back");
+        let add: Vec<_> = meant.difference(&shown).copied().collect();
+        let remove: Vec<_> = shown.difference(&meant).copied().collect();
+        nft::apply(&self.what(), &self.design.change_no_egress(&add, &remove)).await
     }
 
     /// Takes away everything that is ours.

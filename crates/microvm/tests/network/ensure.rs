@@ -1,6 +1,8 @@
 //! Making the network, mending it, and what is in its way.
 
 use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use clarateach_microvm::net::{Finding, FindingState, HostNetwork, NetConfig, Network};
 use clarateach_runtime::Egress;
@@ -85,6 +87,25 @@ fn making_it_twice_changes_nothing_and_removing_it_leaves_nothing() {
 }
 
 #[test]
+fn an_nft_that_a_killed_process_has_left_running_is_waited_for() {
+    on_a_host("an_nft_that_a_killed_process_has_left_running_is_waited_for", || async {
+        let network = network();
+        // It has been told what to change, and changes it when its input ends.
+        let mut orphan = Command::new("nft")
+            .args(["--file", "-"])
+            .env("CLARATEACH_NFT_OF", "1")
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let early = tokio::time::timeout(Duration::from_millis(300), network.ensure()).await;
+        assert!(early.is_err(), "{early:?}");
+        drop(orphan.stdin.take());
+        network.ensure().await.unwrap();
+        assert!(orphan.wait().unwrap().success());
+    });
+}
+
+#[test]
 fn what_is_missing_is_mended_while_a_guest_runs() {
     on_a_host("what_is_missing_is_mended_while_a_guest_runs", || async {
         let outside = outside();
@@ -107,6 +128,8 @@ fn what_is_missing_is_mended_while_a_guest_runs() {
             "nft delete table inet clarateach0",
             "nft flush chain inet clarateach0 from_guest",
             "nft flush set bridge clarateach0 pins",
+            "nft flush set inet clarateach0 no_egress",
+            "nft add element inet clarateach0 no_egress { 192.168.100.11, 192.168.100.13 }",
             "ip link delete clarateach0",
             "sysctl net.ipv4.ip_forward=0",
             "bridge link set dev TAP isolated off",
