@@ -1,6 +1,8 @@
 //! Interfaces, addresses and routes of this network namespace, by rtnetlink.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
 
 use clarateach_ids::MacAddr;
 use futures_util::{Stream, TryStreamExt};
@@ -11,8 +13,14 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::{Error, Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec};
+use tokio::sync::Mutex;
+use tokio::time::sleep;
 
 use super::NetError;
+
+/// Between attempts at a listing while another one is under way, and how many there are.
+const BUSY: Duration = Duration::from_millis(2);
+const ATTEMPTS: u32 = 500;
 
 /// An interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +60,8 @@ pub(crate) struct Route {
 #[derive(Debug, Clone)]
 pub(crate) struct Links {
     handle: Handle,
+    /// One listing at a time: the kernel refuses a second one on the same socket with `EBUSY`.
+    listing: Arc<Mutex<()>>,
 }
 
 impl Links {
@@ -63,12 +73,31 @@ impl Links {
             message: error.to_string(),
         })?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self { handle, listing: Arc::default() })
+    }
+
+    /// All of something.
+    async fn list<T, S>(&self, what: &str, ask: impl Fn() -> S) -> Result<Vec<T>, NetError>
+    where
+        S: Stream<Item = Result<T, Error>>,
+    {
+        let _turn = self.listing.lock().await;
+        for _ in 0..ATTEMPTS {
+            match ask().try_collect().await {
+                // One goes on whose caller went away.
+                Err(error) if errno(&error) == Some(libc::EBUSY) => sleep(BUSY).await,
+                listed => return listed.map_err(|error| refused("list", what, &error)),
+            }
+        }
+        Err(NetError::Refused {
+            operation: "list",
+            object: what.to_owned(),
+            message: "an earlier listing does not end".to_owned(),
+        })
     }
 
     pub(crate) async fn all(&self) -> Result<Vec<Link>, NetError> {
-        let links: Vec<LinkMessage> =
-            collect("list", "interfaces", self.handle.link().get().execute()).await?;
+        let links: Vec<LinkMessage> = self.list("interfaces", || self.handle.link().get().execute()).await?;
         Ok(links.iter().map(Link::of).collect())
     }
 
@@ -83,15 +112,15 @@ impl Links {
 
     pub(crate) async fn addresses(&self) -> Result<Vec<Held>, NetError> {
         let all: Vec<AddressMessage> =
-            collect("list", "addresses", self.handle.address().get().execute()).await?;
+            self.list("addresses", || self.handle.address().get().execute()).await?;
         Ok(all.iter().filter_map(Held::of).collect())
     }
 
     /// Routes of all tables, but for those that lead nowhere and those that are broadcast addresses.
     pub(crate) async fn routes(&self) -> Result<Vec<Route>, NetError> {
-        let every = rtnetlink::RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let every = || rtnetlink::RouteMessageBuilder::<Ipv4Addr>::new().build();
         let all: Vec<RouteMessage> =
-            collect("list", "routes", self.handle.route().get(every).execute()).await?;
+            self.list("routes", || self.handle.route().get(every()).execute()).await?;
         Ok(all.iter().filter_map(Route::of).collect())
     }
 
@@ -127,14 +156,13 @@ impl Links {
     }
 
     pub(crate) async fn delete_address(&self, held: Held) -> Result<(), NetError> {
-        let mut every = Box::pin(self.handle.address().get().set_link_index_filter(held.index).execute());
-        while let Ok(Some(message)) = every.try_next().await {
-            if Held::of(&message) == Some(held) {
-                let deleted = self.handle.address().del(message).execute().await;
-                return deleted.map_err(|error| refused("remove address", held.address, &error));
-            }
-        }
-        Ok(())
+        let every = || self.handle.address().get().set_link_index_filter(held.index).execute();
+        let all: Vec<AddressMessage> = self.list("addresses", every).await?;
+        let Some(message) = all.into_iter().find(|message| Held::of(message) == Some(held)) else {
+            return Ok(());
+        };
+        let deleted = self.handle.address().del(message).execute().await;
+        deleted.map_err(|error| refused("remove address", held.address, &error))
     }
 
     pub(crate) async fn set_up(&self, index: u32, name: &str, up: bool) -> Result<(), NetError> {
@@ -297,14 +325,6 @@ impl Route {
         }
         Some(route)
     }
-}
-
-async fn collect<T>(
-    operation: &'static str,
-    what: &str,
-    stream: impl Stream<Item = Result<T, Error>>,
-) -> Result<Vec<T>, NetError> {
-    stream.try_collect().await.map_err(|error| refused(operation, what, &error))
 }
 
 fn errno(error: &Error) -> Option<i32> {
