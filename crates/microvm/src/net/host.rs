@@ -1,5 +1,6 @@
 //! The network of VMs on this host, for real.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -265,9 +266,12 @@ impl Network for HostNetwork {
 
     async fn sweep(&self, wanted: &[Slot]) -> Result<usize, NetError> {
         let removed = self.taps.sweep(&wanted.iter().map(|slot| slot.address).collect()).await?;
-        let nowhere = wanted.iter().filter(|slot| slot.egress == Egress::None).map(|slot| slot.address);
         let (_paused, attached) = self.taps.pause().await;
-        self.firewall.settle_no_egress(&nowhere.collect(), &attached).await?;
+        // One without a tap was detached, though its VM may still be about to be forgotten.
+        let taps: HashSet<_> = self.taps.list().await?.into_iter().map(|(address, _)| address).collect();
+        let nowhere =
+            wanted.iter().filter(|slot| slot.egress == Egress::None && taps.contains(&slot.address));
+        self.firewall.settle_no_egress(&nowhere.map(|slot| slot.address).collect(), &attached).await?;
         Ok(removed)
     }
 

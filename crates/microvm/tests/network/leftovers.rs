@@ -76,6 +76,33 @@ fn detaching_leaves_nothing() {
 }
 
 #[test]
+fn a_sweep_says_nothing_of_what_was_just_detached() {
+    on_a_host("a_sweep_says_nothing_of_what_was_just_detached", || async {
+        let before = network();
+        before.ensure().await.unwrap();
+        let slots = [11, 12].map(|last| before.slot(Ipv4Addr::new(192, 168, 100, last), Egress::None));
+        for slot in &slots {
+            before.attach(slot).await.unwrap();
+        }
+        // The agent's next process finds both, and removes one: its VM is still among those that are spoken of.
+        drop(before);
+        let after = network();
+        after.ensure().await.unwrap();
+        after.detach(&slots[0]).await.unwrap();
+        after.sweep(&slots).await.unwrap();
+        assert_eq!(no_egress(), 1);
+        // What the set has lost of the other one is said again.
+        run("nft", "flush set inet clarateach0 no_egress");
+        let next = network();
+        drop(after);
+        next.ensure().await.unwrap();
+        next.sweep(&slots).await.unwrap();
+        assert_eq!(no_egress(), 1);
+        assert!(run("nft", "list set inet clarateach0 no_egress").contains("192.168.100.12"));
+    });
+}
+
+#[test]
 fn attaching_that_is_broken_off_leaves_nothing_after_detaching() {
     on_a_host("attaching_that_is_broken_off_leaves_nothing_after_detaching", || async {
         let network = network();
