@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clarateach_microvm::net::{Finding, FindingState, HostNetwork, NetConfig, Network};
 use clarateach_runtime::Egress;
+use clarateach_testkit::wait_for;
 
 use super::world::{self, GATEWAY, Guest, SERVER, assert_same, config, ip, network, on_a_host, outside, run};
 
@@ -97,6 +98,13 @@ fn an_nft_that_a_killed_process_has_left_running_is_waited_for() {
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
+        // It is not nft for an instant, when it has just been begun.
+        let environment = format!("/proc/{}/environ", orphan.id());
+        let begun = || async {
+            let environment = std::fs::read(&environment).unwrap_or_default();
+            environment.windows(20).any(|name| name == b"CLARATEACH_NFT_OF=1\0").then_some(())
+        };
+        wait_for("nft to have begun", Duration::from_secs(10), begun).await;
         let early = tokio::time::timeout(Duration::from_millis(300), network.ensure()).await;
         assert!(early.is_err(), "{early:?}");
         drop(orphan.stdin.take());
