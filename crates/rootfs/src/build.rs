@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
 
-use clarateach_ext4::{Options, Writer};
+use clarateach_ext4::{Options, Summary, Writer};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -27,7 +27,7 @@ const FORMAT: u32 = 2;
 /// A layer may unpack to four times the size of the filesystem, since higher layers can hide most of it, and this much.
 const LAYER_SLACK: u64 = 1 << 30;
 /// Bytes of layers after which what was written is sent to the disk.
-const SYNC_EVERY: u64 = 64 << 20;
+const SYNC_EVERY: u64 = 16 << 20;
 
 /// What is to be built.
 #[derive(Debug)]
@@ -142,7 +142,7 @@ fn write(
     let limit = request.size.saturating_mul(4).saturating_add(LAYER_SLACK);
     let unpacking = Unpacking::plan(&image.layers, cache, limit)?;
     let early = output.file()?;
-    let (merged, synced) = std::thread::scope(|scope| {
+    let (sealed, synced) = std::thread::scope(|scope| {
         for _ in 0..unpacking.workers() {
             scope.spawn(|| unpacking.work(interrupted));
         }
@@ -151,8 +151,9 @@ fn write(
         let syncer = scope.spawn(move || syncs.into_iter().try_for_each(|()| early.sync_data()));
         let merged = merge(writer, &unpacking, progress, interrupted, &written);
         drop(written);
+        let sealed = merged.and_then(|merged| seal(merged, request, image.created, progress));
         progress.step("checking digests", None);
-        (merged, syncer.join())
+        (sealed, syncer.join())
     });
     // A layer that is not what it should be explains a merge that failed.
     if let Some(error) = unpacking.into_error() {
@@ -161,23 +162,9 @@ fn write(
     if let Ok(Err(source)) = synced {
         return Err(PublishError::Io { operation: "syncing", path: request.output.clone(), source }.into());
     }
-    let merged = merged?.finish().map_err(|error| BuildError::Merge { layer: 1, error })?;
-    let (mut writer, counts) = (merged.writer, merged.counts);
-    progress.say(|| {
-        format!(
-            "{} entries, {} hidden by higher layers, {} whiteouts, {} contained",
-            counts.added, counts.hidden, counts.markers, counts.contained
-        )
-    });
-
-    let injected = inject::inject(&mut writer, merged.kept, image.created, &request.init)?;
-    for line in &injected.said {
-        progress.say(|| line.clone());
-    }
-    progress.step("writing directories and inodes", None);
-    let (_, summary) = writer.finish()?;
+    let Sealed { summary, injected, left_out } = sealed?;
     // Not before it has succeeded: a failure is one line.
-    for warning in warnings(&image, &merged.left_out, &injected) {
+    for warning in warnings(&image, &left_out, &injected) {
         progress.warn(&warning);
     }
     progress.say(|| format!("{} of {} used", readable(summary.used), readable(summary.size)));
@@ -195,6 +182,32 @@ fn write(
         unchanged: false,
         milliseconds: 0,
     })
+}
+
+/// An image that is complete but for the checks of its layers.
+struct Sealed {
+    summary: Summary,
+    injected: Injected,
+    left_out: BTreeSet<Vec<u8>>,
+}
+
+/// Adds the init and what it needs, and ends the image.
+fn seal(merge: Merge, request: &Request, created: i64, progress: &Progress) -> Result<Sealed, BuildError> {
+    let merged = merge.finish().map_err(|error| BuildError::Merge { layer: 1, error })?;
+    let (mut writer, counts) = (merged.writer, merged.counts);
+    progress.say(|| {
+        format!(
+            "{} entries, {} hidden by higher layers, {} whiteouts, {} contained",
+            counts.added, counts.hidden, counts.markers, counts.contained
+        )
+    });
+    let injected = inject::inject(&mut writer, merged.kept, created, &request.init)?;
+    for line in &injected.said {
+        progress.say(|| line.clone());
+    }
+    progress.step("writing directories and inodes", None);
+    let (_, summary) = writer.finish()?;
+    Ok(Sealed { summary, injected, left_out: merged.left_out })
 }
 
 /// What is worth knowing of an image although it can be built.
@@ -229,7 +242,7 @@ fn merge(
     let mut merge = Merge::new(writer);
     let count = unpacking.tars.len();
     for (index, tar) in unpacking.tars.iter().enumerate().rev() {
-        progress.step(format!("layer {} of {count}", index + 1), tar.known_len());
+        progress.step(format!("layer {} of {count}", index + 1), tar.bytes().known_len());
         let (mut entries, mut synced) = (0u32, 0);
         let mut keep_going = |position| {
             if position - synced >= SYNC_EVERY {
@@ -244,7 +257,7 @@ fn merge(
             !interrupted.load(Ordering::Relaxed)
         };
         merge
-            .layer(index as u16 + 1, tar, &mut keep_going)
+            .layer(index as u16 + 1, &tar.reader(), &mut keep_going)
             .map_err(|error| BuildError::Merge { layer: index + 1, error })?;
     }
     Ok(merge)

@@ -2,6 +2,7 @@
 
 pub mod blob;
 pub mod cache;
+pub mod relay;
 pub mod spool;
 pub mod unpack;
 

@@ -9,13 +9,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::blob::Bytes;
 use super::cache::{Cache, FileState};
+use super::relay::{PIECE, Relay};
 use super::spool::Spool;
 use super::{Layer, no_room};
 use crate::digest::Digest;
 use crate::tar::ReadAt;
 
-/// Bytes that are unpacked or hashed at a time.
-const PIECE: usize = 256 * 1024;
 /// The largest window of a zstd frame that is accepted, as a power of two: 64 MiB.
 const LARGEST_WINDOW_LOG: u32 = 26;
 
@@ -115,7 +114,7 @@ impl Compression {
 #[derive(Debug)]
 pub struct Unpacking {
     /// One tar archive per layer, in the order of the layers; those that are still being unpacked can be read meanwhile.
-    pub tars: Vec<Bytes>,
+    pub tars: Vec<Arc<Relay>>,
     jobs: Mutex<VecDeque<Job>>,
     failed: Mutex<Option<LayerError>>,
     cache: Cache,
@@ -131,7 +130,7 @@ struct Job {
 #[derive(Debug)]
 enum Task {
     Unpack { from: Bytes, to: Arc<Spool> },
-    Check { bytes: Bytes, wanted: Digest, then: Then },
+    Check { relay: Arc<Relay>, wanted: Digest, then: Then },
 }
 
 #[derive(Debug)]
@@ -157,38 +156,40 @@ impl Unpacking {
                 move |source| LayerError { layer: layer.diff_id, fault: Fault::Unpack { operation, source } }
             };
             let job = |task| Job { layer: layer.diff_id, task };
+            let mut checked_against = |wanted, bytes: &Bytes, then| {
+                let relay = Arc::new(Relay::checked(bytes.clone()));
+                check.push_back(job(Task::Check { relay: Arc::clone(&relay), wanted, then }));
+                relay
+            };
+            let unchecked = |bytes: &Bytes| Arc::new(Relay::unchecked(bytes.clone()));
             if let Some(file) = cache.get(&layer.diff_id) {
                 let bytes = Bytes::whole(file).map_err(fail("reading the cache"))?;
-                if !is_checked(cache, &layer.diff_id, &bytes) {
-                    let task =
-                        Task::Check { bytes: bytes.clone(), wanted: layer.diff_id, then: Then::Cached };
-                    check.push_back(job(task));
-                }
-                tars.push(bytes);
+                let known = is_checked(cache, &layer.diff_id, &bytes);
+                tars.push(if known {
+                    unchecked(&bytes)
+                } else {
+                    checked_against(layer.diff_id, &bytes, Then::Cached)
+                });
                 continue;
             }
             if let Some(wanted) = layer.digest.filter(|digest| *digest != layer.diff_id) {
-                check.push_back(job(Task::Check { bytes: layer.bytes.clone(), wanted, then: Then::Nothing }));
+                checked_against(wanted, &layer.bytes, Then::Nothing);
             }
+            let mut checked = |bytes: &Bytes, then| checked_against(layer.diff_id, bytes, then);
             if let (Bytes::Spool(spool), true) = (&layer.bytes, layer.plain) {
-                let (bytes, then) = (layer.bytes.clone(), Then::Keep(Arc::clone(spool)));
-                check.push_back(job(Task::Check { bytes, wanted: layer.diff_id, then }));
-                tars.push(layer.bytes.clone());
+                tars.push(checked(&layer.bytes, Then::Keep(Arc::clone(spool))));
                 continue;
             }
             if let Bytes::File { .. } = layer.bytes {
                 let mut start = [0; 4];
                 let len = layer.bytes.read_at(&mut start, 0).map_err(fail("reading it"))?;
                 if Compression::of(&start[..len]) == Compression::None {
-                    if !is_checked(cache, &layer.diff_id, &layer.bytes) {
-                        let bytes = layer.bytes.clone();
-                        check.push_back(job(Task::Check {
-                            bytes,
-                            wanted: layer.diff_id,
-                            then: Then::Nothing,
-                        }));
-                    }
-                    tars.push(layer.bytes.clone());
+                    let known = is_checked(cache, &layer.diff_id, &layer.bytes);
+                    tars.push(if known {
+                        unchecked(&layer.bytes)
+                    } else {
+                        checked(&layer.bytes, Then::Nothing)
+                    });
                     continue;
                 }
             }
@@ -196,9 +197,7 @@ impl Unpacking {
             let file = cache.nameless_file().map_err(room)?;
             let to = Arc::new(Spool::new(file));
             unpack.push_back(job(Task::Unpack { from: layer.bytes.clone(), to: Arc::clone(&to) }));
-            let bytes = Bytes::Spool(Arc::clone(&to));
-            tars.push(bytes.clone());
-            check.push_back(job(Task::Check { bytes, wanted: layer.diff_id, then: Then::Keep(to) }));
+            tars.push(checked(&Bytes::Spool(Arc::clone(&to)), Then::Keep(to)));
         }
         tars.reverse();
         // Checks of what is being unpacked wait for it: they come after all unpacking has been begun.
@@ -255,9 +254,10 @@ impl Unpacking {
                 }
                 Ok(())
             }
-            Task::Check { bytes, wanted, then } => {
+            Task::Check { relay, wanted, then } => {
+                let bytes = relay.bytes();
                 let before = state(bytes);
-                let found = hash(bytes, interrupted)?;
+                let found = hash(relay, interrupted)?;
                 if found != *wanted {
                     if matches!(then, Then::Cached) {
                         self.cache.remove(&job.layer);
@@ -324,22 +324,20 @@ fn unpack(from: &Bytes, to: &Spool, limit: u64, interrupted: &AtomicBool) -> Res
     }
 }
 
-fn hash(bytes: &Bytes, interrupted: &AtomicBool) -> Result<Digest, Fault> {
+fn hash(relay: &Relay, interrupted: &AtomicBool) -> Result<Digest, Fault> {
     let mut hash = Sha256::new();
-    let mut piece = vec![0; PIECE];
-    let mut at = 0;
+    let mut check = relay.check();
     loop {
-        let len = bytes.read_at(&mut piece, at).map_err(|source| match failure(bytes) {
+        let piece = check.next_piece().map_err(|source| match failure(relay.bytes()) {
             Some(error) => Fault::Fetch(error),
             None => Fault::Unpack { operation: "reading it to check its digest", source },
         })?;
-        if len == 0 {
+        if piece.is_empty() {
             return Ok(Digest::from_hash(hash));
         }
         if interrupted.load(Ordering::Relaxed) {
             return Err(Fault::Interrupted);
         }
-        hash.update(&piece[..len]);
-        at += len as u64;
+        hash.update(piece);
     }
 }
