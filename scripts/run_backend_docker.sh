@@ -9,7 +9,12 @@ image=clarateach-server
 data=${CLARATEACH_DATA:-$PWD/clarateach-data}
 
 scripts/install-tools.sh run
-scripts/start-docker.sh
+docker=0
+scripts/start-docker.sh || docker=$?
+if ((docker == 3)) && [[ -z ${CLARATEACH_IN_GROUP:-} ]]; then
+    CLARATEACH_IN_GROUP=1 exec sg docker scripts/run_backend_docker.sh
+fi
+((docker == 0))
 echo "[+] Building the web pages"
 npm --prefix web ci --no-audit --no-fund --silent
 npm --prefix web run build --silent >/dev/null
@@ -54,7 +59,7 @@ TXT
 settings=(--env DATABASE_URL)
 # SQLite lives in the data directory; PostgreSQL wherever it is.
 [[ ${DATABASE_URL:-} == postgres* ]] || export DATABASE_URL=/data/clarateach.db
-for name in $(target/release/server --help | sed -nE 's/^ +([A-Z][A-Z_]+) .*/\1/p'); do
+for name in $(target/release/server --help | sed -nE 's/^ +([A-Z][A-Z0-9_]+) .*/\1/p'); do
     case $name in
         # Paths of this machine mean nothing in the container.
         DATABASE_URL | STATE_DIR | WORKSPACE_BIN | DOCKER_HOST | NAME_FILE | IMAGES_DIR | SOCKET_DIR | *_BIN) continue ;;

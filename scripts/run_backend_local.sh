@@ -12,7 +12,13 @@ echo "[+] Building the server"
 cargo build --release --locked --bin server
 echo "[+] Building the workspace binary"
 scripts/build-workspace.sh
-if scripts/start-docker.sh; then
+docker=0
+scripts/start-docker.sh || docker=$?
+if ((docker == 3)) && [[ -z ${CLARATEACH_IN_GROUP:-} ]]; then
+    # What was built is there already the second time.
+    CLARATEACH_IN_GROUP=1 exec sg docker scripts/run_backend_local.sh
+fi
+if ((docker == 0)); then
     echo "[+] Building the learner image"
     scripts/build-workspace-image.sh
 else

@@ -92,6 +92,8 @@ async fn a_restored_older_database_gives_nobody_anothers_seat() {
     assert_eq!(seen["learner"], "Ben");
     let view = server.get(&format!("/api/session/{}", ben.text("/session_code"))).await;
     assert_eq!(view.body["status"], "unreachable", "{view:?}");
+    let again = join(&server, "Ben").await;
+    assert_eq!((again.text("/status").as_str(), again.body["seat"].as_u64()), ("unreachable", Some(2)));
     // Cem is not known any more, and who gets the seat finds nothing of Cem's.
     let cems = server.get(&format!("/api/session/{}", cem.text("/session_code"))).await;
     assert_eq!(cems.status, 404, "{cems:?}");

@@ -107,6 +107,21 @@ async fn a_second_server_on_the_same_database_is_refused() {
     assert!(said.contains("DATABASE_URL") && said.contains("clarateach.db"), "{said}");
 }
 
+/// Each would take the other's seats for left-overs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_server_on_the_same_state_directory_is_refused() {
+    let server = Server::start(ServerOptions::simulated()).await;
+    let (database, state) = (server.dir().join("other.db"), server.dir().join("clarateach.state"));
+    let second = server_binary_once(&[
+        ("DATABASE_URL", database.to_str().unwrap()),
+        ("STATE_DIR", state.to_str().unwrap()),
+        ("PORT", "0"),
+    ]);
+    assert!(!second.status.success());
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(said.contains("STATE_DIR") && said.contains("another server"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn settings_that_cannot_be_used_are_refused_by_name() {
     for (name, value) in [
@@ -115,6 +130,7 @@ async fn settings_that_cannot_be_used_are_refused_by_name() {
         ("DATABASE_URL", "postgres://localhost/x"),
         ("DATABASE_URL", "/nonexistent/dir/x.db"),
         ("PUBLIC_URL", "example.org"),
+        ("PUBLIC_URL", "https://class.example.org"),
         ("ADMIN_TOKEN", "short"),
         ("RUST_LOG", "=="),
     ] {

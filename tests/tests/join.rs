@@ -85,6 +85,27 @@ async fn joining_again_costs_no_second_seat() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_code_given_after_an_eviction_stays_good_too() {
+    let server = Server::start(ServerOptions::simulated()).await;
+    let (workshop, code) = server.create(json!({"name": "x", "seats": 1, "runtime": "simulated"})).await;
+    let me = json!({"code": code, "client_id": "the-same-browser"});
+    let mut given = BTreeSet::new();
+    for round in 1..=3 {
+        all_ready(&server, &workshop).await;
+        let first = server.post("/api/join", me.clone()).await;
+        assert_eq!(first.status, 200, "{first:?}");
+        let again = server.post("/api/join", me.clone()).await;
+        assert_eq!(again.text("/session_code"), first.text("/session_code"), "in round {round}");
+        let view = server.get(&format!("/api/session/{}", first.text("/session_code"))).await;
+        assert_eq!((view.status, view.body["status"].as_str()), (200, Some("ready")));
+        given.insert(first.text("/session_code"));
+        let evicted = server.post(&format!("/api/workshops/{workshop}/seats/1/evict"), json!({})).await;
+        assert_eq!(evicted.status, 202);
+    }
+    assert_eq!(given.len(), 3, "the code of an ended session is not used again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_loses_a_session_is_told_why_and_the_seat_is_made_anew() {
     let server = Server::start(ServerOptions::simulated()).await;
     let (workshop, code) = server.create(json!({"name": "x", "seats": 1, "runtime": "simulated"})).await;

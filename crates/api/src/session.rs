@@ -29,7 +29,7 @@ pub struct JoinRequest {
 /// The answer to a join that has a seat.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Joined {
-    /// Always `ready` here.
+    /// `ready`; for a seat that is held and can't be reached at the moment what `GET /api/session/{code}` says of it.
     pub status: SessionState,
     /// The seat token, a JWT good for five minutes; get a new one from `GET /api/session/{code}`.
     pub token: String,

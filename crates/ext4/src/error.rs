@@ -41,6 +41,16 @@ pub enum Error {
         /// The smallest size, in bytes, with which the same entries fit; a multiple of 1 MiB.
         needed: u64,
     },
+    /// So much does not fit that it was not counted to the end.
+    #[error("{counted} entries need {needed} bytes, the filesystem has {size}, and there are more")]
+    FarTooSmall {
+        /// Size of the filesystem that was asked for, in bytes.
+        size: u64,
+        /// Files and directories up to there, those included that were taken away again.
+        counted: u64,
+        /// The smallest size, in bytes, with which these would fit; a multiple of 1 MiB.
+        needed: u64,
+    },
     /// The options ask for a filesystem that can't exist.
     #[error("{0}")]
     Options(String),

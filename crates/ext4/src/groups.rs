@@ -31,26 +31,29 @@ pub(crate) struct Place {
 pub(crate) fn place(space: &mut Space, inodes_per_group: u64) -> Vec<Place> {
     let layout = *space.layout();
     let table = Layout::inode_table_blocks(inodes_per_group);
+    let fits = |group| layout.reserved(group) + 2 + table <= layout.group_len(group);
+    // Only the last group can be too short for its own. Its metadata moves the mark, so it is placed before any other
+    // group is found to be out of the mark's reach.
+    let last = layout.groups - 1;
+    let of_last = (!fits(last)).then(|| behind_content(space, table));
     let mut places = Vec::with_capacity(layout.groups as usize);
     // Placing moves the mark, which may reach further groups.
     for group in 0..layout.groups {
         let start = layout.group_start(group) + layout.reserved(group);
-        let fits = layout.reserved(group) + 2 + table <= layout.group_len(group);
-        let local = fits && space.mark() <= layout.group_start(group);
-        if local {
-            places.push(Place {
-                block_bitmap: start,
-                inode_bitmap: start + 1,
-                inode_table: start + 2,
-                local,
-            });
-        } else {
-            let block_bitmap = space.take_together(1);
-            let inode_bitmap = space.take_together(1);
-            places.push(Place { block_bitmap, inode_bitmap, inode_table: space.take_together(table), local });
-        }
+        places.push(match of_last {
+            Some(place) if group == last => place,
+            _ if space.mark() <= layout.group_start(group) => {
+                Place { block_bitmap: start, inode_bitmap: start + 1, inode_table: start + 2, local: true }
+            }
+            _ => behind_content(space, table),
+        });
     }
     places
+}
+
+fn behind_content(space: &mut Space, table: u64) -> Place {
+    let (block_bitmap, inode_bitmap) = (space.take_together(1), space.take_together(1));
+    Place { block_bitmap, inode_bitmap, inode_table: space.take_together(table), local: false }
 }
 
 /// What is known when the descriptors are written.
@@ -224,4 +227,65 @@ pub(crate) fn check_fits(space: &Space, data: u64, inodes: u64) -> Result<()> {
 pub(crate) fn too_small(layout: &Layout, data: u64, inodes: u64) -> Error {
     let needed = Layout::smallest_for(data, inodes);
     Error::TooSmall { size: layout.blocks * BLOCK_SIZE, needed }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The ranges of all metadata, as start and length, and the blocks that content and superblocks take.
+    fn ranges(space: &Space, places: &[Place], table: u64, content: &[(u64, u64)]) -> Vec<(u64, u64)> {
+        let layout = space.layout();
+        let reserved = (0..layout.groups).map(|group| (layout.group_start(group), layout.reserved(group)));
+        let own =
+            places.iter().flat_map(|p| [(p.block_bitmap, 1), (p.inode_bitmap, 1), (p.inode_table, table)]);
+        let mut all: Vec<_> = own.chain(content.iter().copied()).chain(reserved).collect();
+        all.retain(|&(_, len)| len > 0);
+        all.sort_unstable();
+        all
+    }
+
+    #[test]
+    fn no_two_groups_share_a_block_however_short_the_last_one_is() {
+        let mut placed = 0;
+        for groups in 1..5 {
+            // Up to 10 MiB beyond the border, block by block around the size of a table.
+            for beyond in (0..700).chain((700..2560).step_by(37)) {
+                let blocks = (groups * BLOCKS_PER_GROUP + beyond).max(64);
+                let layout = Layout::new(blocks * BLOCK_SIZE).unwrap();
+                for inodes in [11, 30_000 * groups] {
+                    let Some(per_group) = layout.inodes_per_group(inodes) else { continue };
+                    let table = Layout::inode_table_blocks(per_group);
+                    // Before, at and behind every border, by up to two sets of tables.
+                    let fills = (0..=groups).flat_map(|border| {
+                        (0..24).map(move |step| {
+                            (border * BLOCKS_PER_GROUP + table).saturating_sub(step * table / 8 + step % 3)
+                        })
+                    });
+                    for fill in fills.filter(|&fill| fill < blocks) {
+                        let mut space = Space::new(layout);
+                        let mut content = Vec::new();
+                        let mut left = fill;
+                        while left > 0 {
+                            let run = space.take(left);
+                            left -= run.1;
+                            content.push(run);
+                        }
+                        let places = place(&mut space, per_group);
+                        if space.overflowed() {
+                            assert!(Layout::smallest_for(fill, inodes) > layout.blocks * BLOCK_SIZE);
+                            continue;
+                        }
+                        placed += 1;
+                        let all = ranges(&space, &places, table, &content);
+                        for pair in all.windows(2) {
+                            assert!(pair[0].0 + pair[0].1 <= pair[1].0, "{blocks} {inodes} {fill}: {pair:?}");
+                        }
+                        assert!(all.last().is_some_and(|&(start, len)| start + len <= blocks));
+                    }
+                }
+            }
+        }
+        assert!(placed > 50_000, "{placed}");
+    }
 }

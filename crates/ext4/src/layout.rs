@@ -84,12 +84,19 @@ impl Layout {
         let usual = (self.blocks * BLOCK_SIZE / BYTES_PER_INODE).max(used + used / 10);
         let round = |total: u64| total.div_ceil(self.groups).next_multiple_of(INODES_PER_BLOCK);
         let least = round(used);
-        (least <= MOST_INODES_PER_GROUP).then(|| round(usual).min(MOST_INODES_PER_GROUP))
+        let most = self.most_inodes_per_group();
+        (least <= most).then(|| round(usual).min(most))
+    }
+
+    /// What one bitmap describes, and no more than 32-bit numbers in all groups together.
+    fn most_inodes_per_group(&self) -> u64 {
+        let numbered = u64::from(u32::MAX) / self.groups;
+        MOST_INODES_PER_GROUP.min(numbered - numbered % INODES_PER_BLOCK)
     }
 
     /// The most inodes that a filesystem of this size can have.
     pub(crate) fn most_inodes(&self) -> u64 {
-        self.groups * MOST_INODES_PER_GROUP
+        self.groups * self.most_inodes_per_group()
     }
 
     /// Blocks of one group's inode table.
@@ -144,5 +151,20 @@ mod tests {
         assert!(Layout::new(0).is_err());
         assert!(Layout::new(u64::MAX).is_err());
         assert_eq!(Layout::new(1 << 40).unwrap().groups, 8192);
+    }
+
+    #[test]
+    fn inodes_are_32_bit_numbers() {
+        for size in [16 << 40, 16 << 40 | 1 << 27, 40 << 40, LARGEST - (1 << 27), LARGEST] {
+            let layout = Layout::new(size).unwrap();
+            for used in [11, u64::from(u32::MAX) / 10 * 9] {
+                let per_group = layout.inodes_per_group(used).unwrap();
+                assert!(per_group.is_multiple_of(INODES_PER_BLOCK) && per_group * layout.groups >= used);
+                assert!(u32::try_from(per_group * layout.groups).is_ok(), "{size} {used}: {per_group}");
+            }
+            assert!(layout.most_inodes() <= u64::from(u32::MAX));
+            assert_eq!(layout.inodes_per_group(layout.most_inodes() + 1), None);
+        }
+        assert_eq!(Layout::new(LARGEST).unwrap().inodes_per_group(11), Some(8176));
     }
 }

@@ -235,7 +235,7 @@ impl Records<'_> {
             ..InodeRecord::unused()
         };
         match inode.body {
-            Body::Directory { .. } | Body::Extents { .. } => {
+            Body::Directory { .. } | Body::Extents { .. } | Body::LongSymlink { .. } => {
                 let (body, blocks) = self.bodies.get(&index).copied().unwrap_or_else(|| (in_inode(list), 0));
                 record.body = body;
                 record.blocks += blocks;
@@ -251,7 +251,7 @@ impl Records<'_> {
             record.size = place.blocks * BLOCK_SIZE;
             record.flags |= if place.indexed { INDEXED } else { 0 };
             // A directory with more subdirectories than can be counted has a link count of 1 (dir_nlink).
-            record.links = if inode.links >= MOST_LINKS { 1 } else { inode.links as u16 };
+            record.links = if inode.links > MOST_LINKS { 1 } else { inode.links as u16 };
         }
         record
     }

@@ -59,6 +59,8 @@ pub(crate) enum Body {
     Extents { first: u32, count: u32 },
     /// Target in the text table, shorter than 60 bytes.
     FastSymlink { text: u32 },
+    /// One extent of the extent table, and the target in the text table; [`NONE`] if it is only in the image.
+    LongSymlink { extent: u32, text: u32 },
     /// Device number.
     Device { major: u32, minor: u32 },
     /// Nothing: fifos and sockets.
@@ -269,6 +271,7 @@ impl Tree {
     pub(crate) fn extents_of(&self, inode: &Inode) -> &[Extent] {
         match inode.body {
             Body::Extents { first, count } => &self.extents[first as usize..][..count as usize],
+            Body::LongSymlink { extent, .. } => &self.extents[extent as usize..][..1],
             _ => &[],
         }
     }

@@ -20,6 +20,10 @@ const LONGEST_SYMLINK: usize = BLOCK_SIZE as usize - 1;
 const FAST_SYMLINK: usize = 60;
 /// The most links to anything that is not a directory (`EXT4_LINK_MAX`).
 pub(crate) const MOST_LINKS: u32 = 65000;
+/// This many times the inodes that a filesystem can have are counted before it is given up.
+const COUNTED: u64 = 4;
+/// Targets too long for the inode are kept in memory as well, up to so many bytes in all.
+const MOST_TARGETS: usize = 64 << 20;
 /// Logical blocks are 32-bit numbers and the last one is not used.
 const LARGEST_FILE: u64 = (u32::MAX as u64) * BLOCK_SIZE;
 
@@ -29,7 +33,8 @@ const LARGEST_FILE: u64 = (u32::MAX as u64) * BLOCK_SIZE;
 /// and written by [`Writer::finish`]. An entry can be replaced or removed until then; the blocks it had become free space.
 ///
 /// When more is added than fits, nothing more is written, but everything is still counted, so that `finish` can say how
-/// much would have been enough.
+/// much would have been enough. Only with four times the inodes that the filesystem can have, be they still in use or
+/// not, counting ends and [`Error::FarTooSmall`] comes at once.
 #[derive(Debug)]
 pub struct Writer {
     pub(crate) options: Options,
@@ -38,6 +43,8 @@ pub struct Writer {
     pub(crate) tree: Tree,
     pub(crate) xattrs: XattrStore,
     pub(crate) journal: Option<Vec<Extent>>,
+    /// Bytes of long targets that are kept in memory.
+    targets: usize,
 }
 
 impl Writer {
@@ -58,7 +65,8 @@ impl Writer {
         let journal = options.journal.map(|size| journal::reserve(size, &mut space)).transpose()?;
         let root = inode(file_type::DIRECTORY, &Metadata::root(0o755), XattrRef::default());
         let tree = Tree::new(Inode { body: Body::Directory { first: NONE, last: NONE }, links: 2, ..root });
-        let mut writer = Self { options, image, space, tree, xattrs: XattrStore::default(), journal };
+        let mut writer =
+            Self { options, image, space, tree, xattrs: XattrStore::default(), journal, targets: 0 };
         writer.directory(Node::ROOT, b"lost+found", &Metadata::root(0o700))?;
         Ok(writer)
     }
@@ -98,20 +106,21 @@ impl Writer {
         self.tree.inode(node).kind()
     }
 
-    /// Target of a symbolic link; `None` for anything else. A long one is read back from the image, and is all zeros once
-    /// that has overflowed.
+    /// Target of a symbolic link; `None` for anything else. Of long ones, those beyond the first 64 MiB are read back from
+    /// the image, and are `None` once that has overflowed.
     ///
     /// # Errors
     /// [`Error::Image`].
     pub fn symlink_target(&mut self, node: Node) -> Result<Option<Vec<u8>>> {
         let inode = self.tree.inode(node);
         let len = inode.size as usize;
-        if let Body::FastSymlink { text } = inode.body {
-            return Ok(Some(self.tree.text(text, len).to_vec()));
-        }
-        match self.tree.extents_of(inode) {
-            [extent] if inode.kind() == Kind::Symlink => {
+        match (inode.body, self.tree.extents_of(inode)) {
+            (Body::LongSymlink { text: NONE, .. }, &[extent]) if !self.image.discarding() => {
                 self.image.read(extent.start).map(|block| Some(block[..len].to_vec()))
+            }
+            (Body::LongSymlink { text: NONE, .. }, _) => Ok(None),
+            (Body::FastSymlink { text } | Body::LongSymlink { text, .. }, _) => {
+                Ok(Some(self.tree.text(text, len).to_vec()))
             }
             _ => Ok(None),
         }
@@ -188,10 +197,12 @@ impl Writer {
         inode.body = if target.len() < FAST_SYMLINK {
             Body::FastSymlink { text: self.tree.add_text(target) }
         } else {
-            let first = self.tree.extent_count() as u32;
+            let extent = self.tree.extent_count() as u32;
             self.write_run((0, inode.size, &[(0, inode.size)]), &mut &target[..])
                 .map_err(|failed| failed.at(self, parent, name))?;
-            Body::Extents { first, count: 1 }
+            let kept = self.targets + target.len() <= MOST_TARGETS;
+            self.targets += if kept { target.len() } else { 0 };
+            Body::LongSymlink { extent, text: if kept { self.tree.add_text(target) } else { NONE } }
         };
         Ok(self.tree.add(parent, name, inode))
     }
@@ -286,9 +297,7 @@ impl Writer {
 
     fn prepare(&mut self, parent: Node, name: &[u8], metadata: &Metadata, kind: u16) -> Result<Inode> {
         self.check_name(parent, name)?;
-        if self.tree.live_inodes() >= self.space.layout().most_inodes() && !self.image.discarding() {
-            self.image.discard();
-        }
+        self.check_count()?;
         let mut path = Vec::new();
         if !metadata.xattrs.is_empty() {
             path = self.tree.path(parent);
@@ -297,6 +306,17 @@ impl Writer {
         }
         let xattrs = self.store_xattrs(&path, metadata)?;
         Ok(inode(kind, metadata, xattrs))
+    }
+
+    /// Memory is bounded: what was taken away counts too, since the tables only grow.
+    fn check_count(&self) -> Result<()> {
+        let layout = self.space.layout();
+        let (made, fit) = (self.tree.inodes().len() as u64, layout.most_inodes());
+        if made < fit * COUNTED {
+            return Ok(());
+        }
+        let needed = Layout::smallest_for(self.space.taken(), made);
+        Err(Error::FarTooSmall { size: layout.blocks * BLOCK_SIZE, counted: made, needed })
     }
 
     fn store_xattrs(&mut self, path: &[u8], metadata: &Metadata) -> Result<XattrRef> {

@@ -133,14 +133,86 @@ fn many_subdirectories_give_a_link_count_of_one() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let (image, _) = build(dir.path(), Options::new(3 << 30, b"t"), |writer| {
-        let many = writer.directory(Node::ROOT, b"many", &meta(0o755)).unwrap();
-        for index in 0..65_100 {
-            writer.directory(many, index.to_string().as_bytes(), &meta(0o755)).unwrap();
+    for (count, links) in [(64_997, 64_999), (64_998, 65_000), (64_999, 1), (65_100, 1)] {
+        let (image, _) = build(dir.path(), Options::new(3 << 30, b"t"), |writer| {
+            let many = writer.directory(Node::ROOT, b"many", &meta(0o755)).unwrap();
+            for index in 0..count {
+                writer.directory(many, index.to_string().as_bytes(), &meta(0o755)).unwrap();
+            }
+        });
+        fsck(&image);
+        assert!(debugfs(&image, "stat /many").contains(&format!("Links: {links} ")), "{count}");
+    }
+}
+
+#[test]
+fn a_last_group_too_short_for_its_own_metadata() {
+    if !have_e2fsprogs("a_last_group_too_short_for_its_own_metadata") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for (size, blocks) in
+        [(257 << 20, 32_200), (257 << 20, 32_400), (257 << 20, 100), ((384 << 20) + 4096, 65_100)]
+    {
+        let (image, _) = build(dir.path(), Options::new(size, b"t"), |writer| {
+            let map = FileMap::dense(blocks * 4096);
+            writer.file(Node::ROOT, b"big", &meta(0o644), &map, &mut std::io::repeat(7)).unwrap();
+        });
+        fsck(&image);
+    }
+}
+
+#[test]
+fn inodes_that_are_given_back_in_time_are_not_missed() {
+    if !have_e2fsprogs("inodes_that_are_given_back_in_time_are_not_missed") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (image, _) = build(dir.path(), Options::new(64 << 20, b"t"), |writer| {
+        let many = writer.directory(Node::ROOT, b"d", &meta(0o755)).unwrap();
+        for index in 0..33_000 {
+            add(writer, many, &index.to_string(), b"");
         }
+        writer.remove(many);
+        add(writer, Node::ROOT, "d", b"the later one counts");
     });
     fsck(&image);
-    assert!(debugfs(&image, "stat /many").contains("Links: 1 "));
+    assert!(debugfs(&image, "cat /d").contains("the later one counts"));
+}
+
+#[test]
+fn what_is_far_too_much_is_not_counted_to_the_end() {
+    for taken_away in [false, true] {
+        let mut writer = Writer::new(tempfile::tempfile().unwrap(), Options::new(64 << 20, b"t")).unwrap();
+        let end = (0..u32::MAX).find_map(|index| {
+            let made = writer.directory(Node::ROOT, index.to_string().as_bytes(), &meta(0o755));
+            if let (Ok(node), true) = (&made, taken_away) {
+                writer.remove(*node);
+            }
+            made.err()
+        });
+        let Some(Error::FarTooSmall { size, counted, needed }) = end else { panic!("{end:?}") };
+        assert_eq!((size, counted), (64 << 20, 4 * 32_768));
+        // Four groups, of which the last may be short.
+        assert!((384 << 20..512 << 20).contains(&needed), "{needed}");
+    }
+}
+
+#[test]
+fn long_targets_are_known_however_little_fits() {
+    let targets: Vec<_> = (0..200).map(|index| format!("{index}/{}", "t".repeat(60 + index * 20))).collect();
+    for size in [256 << 10, 16 << 20] {
+        let mut writer = Writer::new(tempfile::tempfile().unwrap(), Options::new(size, b"t")).unwrap();
+        let mut nodes = Vec::new();
+        for target in &targets {
+            let name = nodes.len().to_string();
+            nodes.push(writer.symlink(Node::ROOT, name.as_bytes(), &meta(0o777), target.as_bytes()).unwrap());
+        }
+        assert_eq!(writer.overflowed(), size < 1 << 20);
+        for (node, target) in nodes.into_iter().zip(&targets) {
+            assert_eq!(writer.symlink_target(node).unwrap().unwrap(), target.as_bytes());
+        }
+    }
 }
 
 #[test]

@@ -186,10 +186,10 @@ impl From<SeatNumber> for u32 {
 pub struct Generation(pub u64);
 
 impl Generation {
-    /// The generation after this one.
+    /// The generation after this one; there is none after the last.
     #[must_use]
     pub const fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 
@@ -246,6 +246,12 @@ mod tests {
             assert!(bad.parse::<SeatNumber>().is_err(), "{bad:?}");
         }
         assert_eq!("65535".parse::<SeatNumber>().unwrap().get(), 65_535);
+    }
+
+    #[test]
+    fn the_last_generation_is_followed_by_none() {
+        assert_eq!(Generation(1).next(), Generation(2));
+        assert_eq!(Generation(u64::MAX).next(), Generation(u64::MAX));
     }
 
     #[test]

@@ -5,13 +5,17 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use clarateach_ids::SeatKey;
+use clarateach_runtime::{Egress, Generations};
+use tokio::sync::mpsc;
 
 use crate::host::Host;
 use crate::journal::Record;
-use crate::vm::{self, Adoption, Origin, Phase, Vm};
+use crate::net::Slot;
+use crate::vm::{self, Adoption, Origin, Phase, Request, Vm};
 
 /// Starts a task for every seat that is written down.
 pub(crate) fn adopt(host: &Arc<Host>, records: Vec<Record>) {
@@ -29,15 +33,37 @@ pub(crate) fn adopt(host: &Arc<Host>, records: Vec<Record>) {
             newest.insert(record.key(), record);
         }
     }
+    let found = newest.into_values().map(|record| take(host, record, boot_id.trim()));
+    // Begun when all are known: what is undone of one must not be another's.
+    for (key, requests, origin) in found.collect::<Vec<_>>() {
+        tokio::spawn(vm::run(host.clone(), key, requests, origin));
+    }
     for record in superseded {
         host.forget_later(record);
     }
-    for record in newest.into_values() {
-        take(host, record, boot_id.trim());
-    }
 }
 
-fn take(host: &Arc<Host>, mut record: Record, boot_id: &str) {
+/// The places of VMs that may still run and may connect to nowhere, but for those that another VM has by now.
+pub(crate) fn confined(records: &[Record], generations: &Generations) -> Vec<Slot> {
+    let is_let_out = |address: Ipv4Addr| {
+        records.iter().any(|record| {
+            record.slot.address == address
+                && record.slot.egress == Egress::Internet
+                && record.phase.has_process()
+                && generations.is_wanted(&record.key(), record.generation)
+        })
+    };
+    let shut_in =
+        records.iter().filter(|record| record.slot.egress == Egress::None && record.phase.has_process());
+    shut_in.map(|record| &record.slot).filter(|slot| !is_let_out(slot.address)).cloned().collect()
+}
+
+/// Shows a VM and says what its seat's task begins with.
+fn take(
+    host: &Arc<Host>,
+    mut record: Record,
+    boot_id: &str,
+) -> (SeatKey, mpsc::UnboundedReceiver<Request>, Origin) {
     let key = record.key();
     let seen = host.generations.seen(&key).filter(|seen| seen.generation == record.generation);
     if let Some(seen) = seen {
@@ -54,8 +80,7 @@ fn take(host: &Arc<Host>, mut record: Record, boot_id: &str) {
     }
     let (vm, phase) = view(&record, adoption);
     let requests = host.board.adopt(vm, phase, record.slot.clone(), record.secret.clone().into());
-    let origin = Origin::Adopted(Box::new(record), adoption);
-    tokio::spawn(vm::run(host.clone(), key, requests, origin));
+    (key, requests, Origin::Adopted(Box::new(record), adoption))
 }
 
 /// What is shown of an adopted VM until it has been asked.

@@ -2,7 +2,8 @@
 //!
 //! An image is never copied. A VM's first drive is a hard link to it in `{state}/bases/`, so that an image that is
 //! replaced (by rename, as `rootfs-builder` does) stays what it was for the VMs that were started from it, and goes with
-//! the last of them. Where the two directories are on different file systems the image itself is used.
+//! the last of them. Where the two directories are on different file systems the image itself is used. An image that is a
+//! symbolic link is what it leads to.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -108,23 +109,22 @@ impl Images {
     pub(crate) fn hold(&self, image: &Image) -> Result<PathBuf, Fault> {
         let mut used = self.lock();
         let base = self.base(&image.fingerprint);
-        let path = match fs::hard_link(&image.path, &base) {
+        let fault = |doing: &str, error: io::Error| {
+            Fault::io("ROOTFS_UNUSABLE", format!("{doing} {}", image.path.display()), &error)
+        };
+        // On Linux, a hard link to a symbolic link is another symbolic link.
+        let target = fs::canonicalize(&image.path).map_err(|error| fault("looking at", error))?;
+        let path = match fs::hard_link(&target, &base) {
             Ok(()) => base,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => base,
-            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => image.path.clone(),
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => target,
             // protected_hardlinks, or a file system without links.
             Err(error)
                 if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) =>
             {
-                image.path.clone()
+                target
             }
-            Err(error) => {
-                return Err(Fault::io(
-                    "ROOTFS_UNUSABLE",
-                    format!("linking {}", image.path.display()),
-                    &error,
-                ));
-            }
+            Err(error) => return Err(fault("linking", error)),
         };
         *used.entry(image.fingerprint.clone()).or_default() += 1;
         Ok(path)
@@ -336,6 +336,26 @@ mod tests {
         assert!(one.exists());
         images.release(&old.fingerprint);
         assert!(!one.exists());
+    }
+
+    #[test]
+    fn an_image_that_is_a_link_is_what_it_leads_to() {
+        let root = tempfile::tempdir().unwrap();
+        let images = images(root.path());
+        fs::create_dir(root.path().join("made")).unwrap();
+        let (made, link) = (root.path().join("made/one.ext4"), root.path().join("rootfs.ext4"));
+        for target in [Path::new("made/one.ext4"), made.as_path()] {
+            image(&made);
+            std::os::unix::fs::symlink(target, &link).unwrap();
+            let found = images.find(&ImageRef(String::new())).unwrap();
+            let base = images.hold(&found).unwrap();
+            let inode = fs::symlink_metadata(&base).unwrap().ino();
+            assert_eq!(inode, fs::metadata(&made).unwrap().ino(), "{}", target.display());
+            fs::remove_file(&made).unwrap();
+            assert_eq!(fs::metadata(&base).unwrap().ino(), inode, "{}", target.display());
+            images.release(&found.fingerprint);
+            fs::remove_file(&link).unwrap();
+        }
     }
 
     #[test]

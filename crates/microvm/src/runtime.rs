@@ -118,6 +118,7 @@ impl MicroVmRuntime {
                 "damaged lines of the journal were set aside in journal.damaged"
             );
         }
+        network.confine(&adopt::confined(&opened.records, &generations));
         network.ensure().await?;
         let (gateway, prefix) = network.gateway();
         let slots = Slots::new(gateway, prefix, config.capacity)

@@ -13,7 +13,7 @@ use clarateach_microvm::{
 };
 use clarateach_runtime::conformance::{desired, until_ready};
 use clarateach_runtime::probe::ProbePolicy;
-use clarateach_runtime::{EnvironmentState, Runtime, RuntimeError, SharedRuntime};
+use clarateach_runtime::{Egress, EnvironmentState, Runtime, RuntimeError, SharedRuntime};
 use clarateach_testkit::wait_for;
 use support::{Faults, Installation, instance_of};
 
@@ -336,6 +336,94 @@ async fn a_damaged_line_costs_its_vm_and_no_other() {
     assert!(aside.contains(&victim) && aside.contains("0123456789abcdef"));
     for seat in [1, 3] {
         runtime.remove(&key("w", seat), Generation(1)).await.unwrap();
+    }
+    nothing_left(&installation).await;
+}
+
+/// The line that says that a VM is gone was lost, and its address is another's by now: of another seat, or a later make.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_left_of_a_vm_takes_nothing_of_who_has_its_address() {
+    let installation = Installation::new();
+    let runtime = installation.open().await;
+    let (first, second, rebuilt) = (key("a", 1), key("b", 1), key("c", 2));
+    let gone = create(&runtime, &installation, &first).await.unwrap().vm;
+    runtime.remove(&first, Generation(1)).await.unwrap();
+    let before = create(&runtime, &installation, &rebuilt).await.unwrap().vm;
+    let mut there = Vec::new();
+    for (key, generation) in [(&second, 1), (&rebuilt, 2)] {
+        let wish = request(&installation, key, generation);
+        there.push(runtime.create(wish, Until::Ready).await.unwrap().vm);
+    }
+    assert_eq!([there[0].address, there[1].address], [gone.address, before.address]);
+    drop(runtime);
+    let is_gone = |line: &&str| line.contains(r#""event":"gone""#);
+    let journal = std::fs::read_to_string(installation.journal()).unwrap();
+    let rest: String =
+        journal.lines().filter(|line| !is_gone(line)).map(|line| format!("{line}\n")).collect();
+    std::fs::write(installation.journal(), rest).unwrap();
+
+    let runtime = installation.open().await;
+    let undone = || async {
+        let journal = std::fs::read_to_string(installation.journal()).unwrap();
+        (journal.lines().filter(is_gone).count() == 2).then_some(())
+    };
+    wait_for("both to be gone", PATIENCE, undone).await;
+    for vm in &there {
+        until_ready(&runtime, &vm.key, vm.generation.0).await;
+        assert_eq!(runtime.vm(&vm.key).unwrap().pid, vm.pid, "it is undisturbed");
+        let tap = format!("tap {}", clarateach_microvm::net::tap_name("fakes", vm.address));
+        assert!(installation.leftovers().contains(&tap), "{tap} in {:?}", installation.leftovers());
+    }
+    for vm in there {
+        runtime.remove(&vm.key, vm.generation).await.unwrap();
+    }
+    nothing_left(&installation).await;
+}
+
+/// Its agent ended when the VMM had been started, and before that was written down.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_being_started_again_is_not_started_beside_itself() {
+    let installation = Installation::new();
+    let runtime = installation.open().await;
+    let one = key("w", 1);
+    create(&runtime, &installation, &one).await.unwrap();
+    let instance = instance_of(&installation.config.state_dir, &one).unwrap();
+    installation.world.kill_from_outside(&instance);
+    in_state(&runtime, &one, EnvironmentState::Stopped).await;
+    installation.world.set(Faults { hang_start: true, ..Faults::default() });
+    runtime.apply(desired(&installation, &one, 1)).await.unwrap();
+    let spawned = || async {
+        let journal = std::fs::read_to_string(installation.journal()).unwrap();
+        (journal.matches(r#""event":"spawned""#).count() == 2).then_some(())
+    };
+    wait_for("its second VMM", PATIENCE, spawned).await;
+    drop(runtime);
+    installation.world.set(Faults::default());
+    let runtime = installation.open().await;
+    until_ready(&runtime, &one, 1).await;
+    runtime.remove(&one, Generation(1)).await.unwrap();
+    nothing_left(&installation).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_connect_to_nowhere_is_closed_in_before_anything_else() {
+    let installation = Installation::new();
+    let runtime = installation.open().await;
+    let (nowhere, out, stopped) = (key("w", 1), key("w", 2), key("w", 3));
+    for (key, egress) in [(&nowhere, Egress::None), (&out, Egress::Internet), (&stopped, Egress::None)] {
+        let mut wish = request(&installation, key, 1);
+        wish.desired.egress = egress;
+        runtime.create(wish, Until::Ready).await.unwrap();
+    }
+    let instance = instance_of(&installation.config.state_dir, &stopped).unwrap();
+    installation.world.kill_from_outside(&instance);
+    in_state(&runtime, &stopped, EnvironmentState::Stopped).await;
+    let confined = runtime.vm(&nowhere).unwrap().address;
+    drop(runtime);
+    let runtime = installation.open().await;
+    assert_eq!(installation.world.confined(), [confined]);
+    for key in [&nowhere, &out, &stopped] {
+        runtime.remove(key, Generation(1)).await.unwrap();
     }
     nothing_left(&installation).await;
 }

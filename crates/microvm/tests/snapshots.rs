@@ -7,7 +7,7 @@ mod support;
 
 use clarateach_ids::{Generation, SeatKey, SeatNumber};
 use clarateach_microvm::{CreateRequest, MicroVmRuntime, Until, Vm};
-use clarateach_runtime::conformance::desired;
+use clarateach_runtime::conformance::{desired, until_ready};
 use clarateach_runtime::{EnvironmentState, Runtime};
 use support::{Faults, Installation};
 
@@ -60,6 +60,27 @@ async fn the_first_boots_and_the_others_are_restored() {
     assert_eq!(history(&installation), ["restore"]);
     remove(&runtime, &installation, &[1, 2, 3]).await;
     assert_eq!(snapshots(&installation).len(), 2, "the snapshot and its note");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_whose_agent_ends_while_it_is_paused_boots_on_its_own_disk() {
+    let installation = installation();
+    installation.world.set(Faults { hang_snapshot: true, ..Faults::default() });
+    let runtime = installation.open().await;
+    let request = CreateRequest { desired: desired(&installation, &key(1), 1), readiness: None };
+    runtime.create(request, Until::Started).await.unwrap();
+    let paused = || async {
+        let history = installation.world.history.lock().unwrap();
+        history.iter().any(|line| line.starts_with("pause")).then_some(())
+    };
+    clarateach_testkit::wait_for("it to be paused", std::time::Duration::from_secs(10), paused).await;
+    drop(runtime);
+    installation.world.set(Faults::default());
+    let runtime = installation.open().await;
+    until_ready(&runtime, &key(1), 1).await;
+    assert!(!runtime.vm(&key(1)).unwrap().restored);
+    assert_eq!(history(&installation), ["boot", "pause", "boot"]);
+    remove(&runtime, &installation, &[1]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

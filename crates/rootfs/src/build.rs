@@ -23,7 +23,7 @@ use crate::source::{self, Found, Image, ImageName};
 use crate::stamp;
 
 /// Changes whenever the same input gives other bytes, so that nothing older counts as unchanged.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// A layer may unpack to four times the size of the filesystem, since higher layers can hide most of it, and this much.
 const LAYER_SLACK: u64 = 1 << 30;
 /// Bytes of layers after which what was written is sent to the disk.

@@ -76,7 +76,9 @@ impl BuildError {
             },
             Self::Merge { error: MergeError::Ext4(error), .. } | Self::Ext4(error) => match error {
                 clarateach_ext4::Error::Image { .. } => exit_code::OUTPUT,
-                clarateach_ext4::Error::TooSmall { .. } => exit_code::TOO_SMALL,
+                clarateach_ext4::Error::TooSmall { .. } | clarateach_ext4::Error::FarTooSmall { .. } => {
+                    exit_code::TOO_SMALL
+                }
                 clarateach_ext4::Error::Options(_) => exit_code::USAGE,
                 _ => exit_code::DAMAGED,
             },
@@ -91,6 +93,13 @@ impl BuildError {
             Self::Merge { error: MergeError::Ext4(error), .. } | Self::Ext4(error) => match error {
                 clarateach_ext4::Error::TooSmall { needed, size } => format!(
                     "the image does not fit into {}: it needs {}, give --size {} or more",
+                    readable(*size),
+                    readable(*needed),
+                    exact(*needed)
+                ),
+                clarateach_ext4::Error::FarTooSmall { size, counted, needed } => format!(
+                    "the image does not fit into {}: its first {counted} files and directories need {}, and it has more: \
+                     give --size above {} if that is meant",
                     readable(*size),
                     readable(*needed),
                     exact(*needed)

@@ -2,10 +2,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use crate::interrupt::TemporaryPath;
@@ -126,8 +126,15 @@ impl Output {
         let (temporary, file) = TemporaryPath::made(|| {
             loop {
                 let mut options = OpenOptions::new();
-                let file = options.read(true).write(true).create(true).truncate(false).open(&partial);
-                let file = file.map_err(io("creating"))?;
+                options.read(true).write(true).create(true).truncate(false);
+                let file = match options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(&partial) {
+                    // A link that somebody left there: what it leads to is not ours.
+                    Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+                        fs::remove_file(&partial).map_err(io("creating"))?;
+                        continue;
+                    }
+                    file => file.map_err(io("creating"))?,
+                };
                 match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                     Ok(()) => {}
                     Err(Errno::WOULDBLOCK) => return Err(PublishError::Locked(target.clone())),
@@ -135,11 +142,16 @@ impl Output {
                 }
                 // Whoever held the lock may have published or removed this file in the meantime.
                 let ours = file.metadata().map_err(io("creating"))?;
-                if fs::metadata(&partial)
+                if !fs::symlink_metadata(&partial)
                     .is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
                 {
+                    continue;
+                }
+                if ours.nlink() == 1 {
                     return Ok((partial.clone(), file));
                 }
+                // It has another name, under which it is somebody's.
+                fs::remove_file(&partial).map_err(io("creating"))?;
             }
         })?;
         // Readable by all like any other file of this kind, whatever the umask of a cron job.
@@ -230,6 +242,29 @@ mod tests {
 
         drop(Output::create(target).unwrap());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing temporary stays");
+    }
+
+    #[test]
+    fn what_a_link_in_the_way_leads_to_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, other) = (directory.path().join("rootfs.ext4"), directory.path().join("precious"));
+        let partial = directory.path().join(".rootfs.ext4.partial");
+        fs::write(&path, "old").unwrap();
+        fs::write(&other, "precious").unwrap();
+        for link in ["precious", "nowhere", "hard"] {
+            match link {
+                "hard" => fs::hard_link(&other, &partial).unwrap(),
+                target => std::os::unix::fs::symlink(target, &partial).unwrap(),
+            }
+            let output = Output::create(Output::resolve(&path).unwrap()).unwrap();
+            output.file().unwrap().set_len(0).unwrap();
+            output.file().unwrap().write_all(link.as_bytes()).unwrap();
+            assert_eq!(fs::read(&other).unwrap(), b"precious", "{link}");
+            output.publish().unwrap();
+            assert!(fs::symlink_metadata(&path).unwrap().is_file(), "{link}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), link);
+            assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "{link}");
+        }
     }
 
     #[test]

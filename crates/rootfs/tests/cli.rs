@@ -593,6 +593,53 @@ fn too_small_says_how_much_is_needed_and_that_is_enough() {
 }
 
 #[test]
+fn too_small_is_what_it_is_behind_long_links_too() {
+    let bench = Bench::new();
+    let store = format!("store/{}", "n".repeat(70));
+    let directories = ["etc", "sbin", "tmp"];
+    let layer = directories.iter().fold(Layer::new(), |layer, name| {
+        layer.dir(&format!("{store}-{name}/"), 0o755).symlink(name, &format!("/{store}-{name}"))
+    });
+    // The links come after what makes the image overflow.
+    let upper = Layer::new().file("big", vec![9; 40 << 20]);
+    let image = oci(&bench, &[layer.done(), upper.done()]);
+    let output = bench.out().join("rootfs.ext4");
+    let workspace = bench.path("workspace-binary");
+    fs::write(&workspace, vec![7; 8 << 20]).unwrap();
+    let builder = |size: &str| {
+        let mut command = bench.builder(&image, &output);
+        command.args(["--size", size]).env("WORKSPACE_BIN", &workspace);
+        command
+    };
+    let out = builder("20M").output().unwrap();
+    refused(&out, 5, &["does not fit into 20.0 MiB", "give --size "]);
+    let text = String::from_utf8(out.stderr).unwrap();
+    let size = text.split("give --size ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+    run(&mut builder(&size));
+    if have("too_small_is_what_it_is_behind_long_links_too", "e2fsck", "e2fsprogs") {
+        fsck(&output);
+        assert!(debugfs(&output, &format!("ls /{store}-sbin")).contains("clarateach-init"));
+    }
+}
+
+#[test]
+fn far_too_small_says_that_it_is_more() {
+    let bench = Bench::new();
+    let deep = "/a".repeat(2046);
+    let layer = (0..80).fold(base(), |layer, index| layer.file(&format!("{index}{deep}"), ""));
+    let image = oci(&bench, &[layer.done()]);
+    let output = bench.out().join("rootfs.ext4");
+    fs::write(&output, "the old one").unwrap();
+    let out = bench.builder(&image, &output).args(["--size", "20M"]).output().unwrap();
+    refused(
+        &out,
+        5,
+        &["does not fit into 20.0 MiB", "131072 files and directories", "it has more", "--size above"],
+    );
+    assert_eq!(fs::read_to_string(&output).unwrap(), "the old one");
+}
+
+#[test]
 fn a_full_disk_a_read_only_one_and_a_busy_output_are_said_so() {
     const NAME: &str = "a_full_disk_a_read_only_one_and_a_busy_output_are_said_so";
     if !can_mount(NAME) {

@@ -8,9 +8,9 @@ use std::fs;
 use std::io::Read;
 use std::path::PathBuf;
 
-use clarateach_ext4::{Options, Writer};
+use clarateach_ext4::{Error, Options, Writer};
 use clarateach_rootfs::manifest::{Config, Manifest, saved_images, select};
-use clarateach_rootfs::merge::Merge;
+use clarateach_rootfs::merge::{Merge, MergeError};
 use clarateach_rootfs::tar::{Entries, EntryKind, ReadAt};
 use proptest::prelude::*;
 use support::layer::{Layer, base};
@@ -186,4 +186,40 @@ fn an_archive_that_says_it_holds_more_than_there_is_takes_no_memory_for_it() {
     assert!(merge(&[&layer]).is_none());
     let layer = Layer::new().lying_file("x", (1 << 40) + 1);
     assert!(merge(&[&layer]).is_none());
+}
+
+#[test]
+fn spellings_of_a_directory_do_not_move_what_is_in_it() {
+    let lower = Layer::new().file("x", "stays").file("y/x", "stays too").done();
+    let layer = Layer::new()
+        .dir("d/.", 0o755)
+        .file("d/f", "in d")
+        .dir("e//", 0o755)
+        .file("e/.wh.x", "")
+        .dir("y/.//", 0o755)
+        .file("y/./g", "in y")
+        .file("y/h", "in y as well")
+        .done();
+    let name = "spellings_of_a_directory_do_not_move_what_is_in_it";
+    let Some((_dir, image)) = merged(name, &[&lower, &layer]) else { return };
+    for (path, content) in
+        [("d/f", "in d"), ("x", "stays"), ("y/x", "stays too"), ("y/g", "in y"), ("y/h", "in y as well")]
+    {
+        assert_eq!(debugfs(&image, &format!("cat /{path}")), content);
+    }
+    for nothing in ["f", "g", "h"] {
+        assert_eq!(debugfs(&image, &format!("cat /{nothing}")), "", "{nothing}");
+    }
+}
+
+#[test]
+fn a_few_paths_that_mean_millions_of_directories_end_the_merge() {
+    let deep = "/a".repeat(2046);
+    let layer = (0..200).fold(Layer::new(), |layer, index| layer.file(&format!("{index}{deep}"), "")).done();
+    let file = tempfile::tempfile().unwrap();
+    let mut merge = Merge::new(Writer::new(file, Options::new(4 << 20, b"hostile")).unwrap());
+    let layer = &layer[..];
+    let end = merge.layer(1, &layer as &dyn ReadAt, &mut |_| true).unwrap_err();
+    let MergeError::Ext4(Error::FarTooSmall { counted, .. }) = end else { panic!("{end:?}") };
+    assert_eq!(counted, 4 * 32_768);
 }

@@ -43,6 +43,17 @@ pub struct Listen {
     pub trusted_proxies: Vec<IpNet>,
 }
 
+impl Listen {
+    /// Whether nobody but this machine's own users can reach the server: it is on loopback, and nothing says that a
+    /// reverse proxy stands in front.
+    #[must_use]
+    pub fn is_only_for_this_machine(&self) -> bool {
+        self.address.ip().is_loopback()
+            && self.trusted_proxies.is_empty()
+            && self.public_url.as_ref().is_none_or(PublicUrl::is_of_this_machine)
+    }
+}
+
 /// Scheme and authority under which browsers reach the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicUrl {
@@ -142,6 +153,14 @@ impl Config {
         }
         let loopback = address.ip().is_loopback();
         let public_url = get("PUBLIC_URL").map(|text| public_url(&text)).transpose()?;
+        if admin_token.is_none()
+            && let Some(url) = public_url.as_ref().filter(|url| !url.is_of_this_machine())
+        {
+            return Err(ConfigError {
+                variable: "PUBLIC_URL",
+                problem: format!("{url} is for others to reach, which needs ADMIN_TOKEN; set one"),
+            });
+        }
         let preview_domain = match get("PREVIEW_DOMAIN") {
             Some(domain) => Some(preview_domain(&domain)?),
             None if loopback && public_url.is_none() => Some("localhost".to_owned()),
@@ -263,7 +282,11 @@ fn public_url(text: &str) -> Result<PublicUrl, ConfigError> {
                 && uri.query().is_none()
                 && !authority.as_str().contains('@') =>
         {
-            Ok(PublicUrl { https, authority: authority.as_str().to_ascii_lowercase() })
+            let authority = authority.as_str().to_ascii_lowercase();
+            // Browsers leave the scheme's own port out of Host.
+            let own = if https { ":443" } else { ":80" };
+            let authority = authority.strip_suffix(own).map_or(authority.clone(), str::to_owned);
+            Ok(PublicUrl { https, authority })
         }
         _ => Err(wrong("PUBLIC_URL", text, takes)),
     }
@@ -272,8 +295,22 @@ fn public_url(text: &str) -> Result<PublicUrl, ConfigError> {
 impl PublicUrl {
     /// Whether its host is `domain` or below it.
     fn is_within(&self, domain: &str) -> bool {
-        let host = self.authority.rsplit_once(':').map_or(self.authority.as_str(), |(host, _)| host);
+        let host = self.host();
         host == domain || host.strip_suffix(domain).is_some_and(|above| above.ends_with('.'))
+    }
+
+    /// Whether its host is this machine itself.
+    fn is_of_this_machine(&self) -> bool {
+        let literal = self.host().trim_start_matches('[').trim_end_matches(']');
+        self.is_within("localhost") || literal.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+
+    /// Without the port.
+    fn host(&self) -> &str {
+        match self.authority.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+            _ => &self.authority,
+        }
     }
 }
 
@@ -365,7 +402,10 @@ mod tests {
 
     #[test]
     fn previews_stay_off_the_domain_of_the_pages() {
-        let both = |url, domain| read(&[("PUBLIC_URL", url), ("PREVIEW_DOMAIN", domain)]);
+        let both = |url, domain| {
+            let token = ("ADMIN_TOKEN", "0123456789abcdef");
+            read(&[token, ("PUBLIC_URL", url), ("PREVIEW_DOMAIN", domain)])
+        };
         for domain in ["class.example.org", "example.org", "EXAMPLE.ORG"] {
             let error = both("https://class.example.org:8443", domain).unwrap_err();
             assert_eq!(error.variable, "PREVIEW_DOMAIN", "{domain}");
@@ -373,6 +413,36 @@ mod tests {
         for domain in ["preview.example.org", "ss.example.org", "preview.class.example.org"] {
             assert!(both("https://class.example.org:8443", domain).is_ok(), "{domain}");
         }
+    }
+
+    #[test]
+    fn what_others_can_reach_needs_a_token_and_is_told_from_what_they_cannot() {
+        let token = ("ADMIN_TOKEN", "0123456789abcdef");
+        for url in ["https://class.example.org", "http://192.0.2.7:8080", "http://[2001:db8::1]"] {
+            assert_eq!(read(&[("PUBLIC_URL", url)]).unwrap_err().variable, "PUBLIC_URL", "{url}");
+            assert!(!read(&[token, ("PUBLIC_URL", url)]).unwrap().listen.is_only_for_this_machine(), "{url}");
+        }
+        for url in
+            ["http://localhost:8080", "http://127.0.0.1", "http://[::1]:9000", "http://class.localhost"]
+        {
+            assert!(read(&[("PUBLIC_URL", url)]).unwrap().listen.is_only_for_this_machine(), "{url}");
+        }
+        assert!(read(&[]).unwrap().listen.is_only_for_this_machine());
+        for (name, value) in [("BIND_ADDR", "0.0.0.0"), ("TRUSTED_PROXIES", "127.0.0.1")] {
+            assert!(!read(&[token, (name, value)]).unwrap().listen.is_only_for_this_machine(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_port_of_the_scheme_is_left_out_as_browsers_do() {
+        let authority = |url| {
+            let config = read(&[("ADMIN_TOKEN", "0123456789abcdef"), ("PUBLIC_URL", url)]).unwrap();
+            config.listen.public_url.unwrap().authority
+        };
+        assert_eq!(authority("https://Class.example.org:443"), "class.example.org");
+        assert_eq!(authority("http://class.example.org:80/"), "class.example.org");
+        assert_eq!(authority("http://class.example.org:443"), "class.example.org:443");
+        assert_eq!(authority("https://class.example.org:8443"), "class.example.org:8443");
     }
 
     #[test]

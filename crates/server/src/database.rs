@@ -1,5 +1,8 @@
 //! Opens the database that `DATABASE_URL` names: a file of this server alone, or PostgreSQL shared by several.
 
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +10,8 @@ use std::time::Duration;
 use clarateach_store::postgres::{OpenError, PostgresStore, PostgresUrl};
 use clarateach_store::sqlite::SqliteStore;
 use clarateach_store::{DatabaseUrl, Store};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use tokio::time::Instant;
 
 use crate::app::seal::Sealer;
@@ -16,6 +21,9 @@ use crate::start::{StartError, with_causes};
 /// How long a PostgreSQL that does not answer is waited for at start: it may be starting too.
 const PATIENCE: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a predecessor may take to let go of the state directory.
+const FREE_WITHIN: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// What the server remembers with.
 pub(crate) struct Database {
@@ -23,6 +31,8 @@ pub(crate) struct Database {
     pub(crate) sealer: Sealer,
     /// For the runtimes of this machine; none where other servers share the database: they make no seats themselves.
     pub(crate) state_dir: Option<PathBuf>,
+    /// Keeps other servers, on other databases, off the state directory.
+    pub(crate) state_lock: Option<File>,
     /// As it is logged, without a password.
     pub(crate) name: String,
 }
@@ -51,15 +61,16 @@ pub(crate) async fn open(config: &Config, url: &DatabaseUrl) -> Result<Database,
             let store: Arc<dyn Store> = Arc::new(connect(url).await?);
             // The key was given, so there is no directory to look for one in.
             let sealer = sealer(config, Path::new(""))?;
-            Ok(Database { store, sealer, state_dir: None, name })
+            Ok(Database { store, sealer, state_dir: None, state_lock: None, name })
         }
         DatabaseUrl::SqliteFile(path) => {
             let store = SqliteStore::open(path).map_err(|error| StartError::Database(with_causes(&error)))?;
             let state_dir = config.state_dir.clone().unwrap_or_else(|| path.with_extension("state"));
-            private_dir(&state_dir)
-                .map_err(|source| StartError::StateDir { path: state_dir.clone(), source })?;
+            let fail = |source| StartError::StateDir { path: state_dir.clone(), source };
+            private_dir(&state_dir).map_err(fail)?;
+            let state_lock = Some(lock(&state_dir).map_err(fail)?);
             let sealer = sealer(config, &state_dir)?;
-            Ok(Database { store: Arc::new(store), sealer, state_dir: Some(state_dir), name })
+            Ok(Database { store: Arc::new(store), sealer, state_dir: Some(state_dir), state_lock, name })
         }
         DatabaseUrl::SqliteMemory => Err(StartError::Database("a server needs a file".to_owned())),
     }
@@ -70,7 +81,31 @@ fn sealer(config: &Config, state_dir: &Path) -> Result<Sealer, StartError> {
         .map_err(|source| StartError::StateDir { path: state_dir.to_owned(), source })
 }
 
-fn private_dir(path: &Path) -> std::io::Result<()> {
+/// Makes sure that no other server makes seats in `state_dir`: each would take the other's for left-overs. Whoever has just
+/// ended is waited for.
+fn lock(state_dir: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(state_dir.join("lock"))?;
+    let deadline = Instant::now() + FREE_WITHIN;
+    while let Err(errno) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        if errno != Errno::WOULDBLOCK {
+            return Err(errno.into());
+        }
+        if Instant::now() >= deadline {
+            return Err(io::Error::other(
+                "another server makes its seats there; give this one a STATE_DIR of its own",
+            ));
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Ok(file)
+}
+
+fn private_dir(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }

@@ -58,7 +58,7 @@ pub(crate) async fn runtimes(
                 };
                 runtimes.extend(microvms::open(&config.seats.microvms, place).await);
             }
-            if config.listen.address.ip().is_loopback() {
+            if config.listen.is_only_for_this_machine() {
                 let process = ProcessConfig::new(bin.path, state_dir.join("process"), LOCAL_CAPACITY);
                 match ProcessRuntime::open(process) {
                     Ok(runtime) => runtimes.push(Arc::new(runtime)),

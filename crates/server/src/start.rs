@@ -1,5 +1,6 @@
 //! Puts the parts together and takes them apart again.
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -76,6 +77,7 @@ pub struct Running {
     serving: JoinHandle<()>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    _state_lock: Option<File>,
 }
 
 impl Running {
@@ -147,7 +149,7 @@ async fn start_by(
     let address = listener
         .local_addr()
         .map_err(|source| StartError::Listen { address: config.listen.address, source })?;
-    let Database { store, sealer, state_dir, name } = database::open(&config, &url).await?;
+    let Database { store, sealer, state_dir, state_lock, name } = database::open(&config, &url).await?;
     let installation = store.installation().await?;
     // A server on a file is alone with it.
     let leases = Arc::new(match state_dir {
@@ -182,9 +184,9 @@ async fn start_by(
     fleet.take_setting(&config.seats.workers).await?;
     fleet.set_keys(seat_keys(&installation, &keys));
     fleet.sync().await?;
-    let loopback = config.listen.address.ip().is_loopback();
+    let alone = config.listen.is_only_for_this_machine();
     let runtimes =
-        Arc::new(Runtimes::new(local, Arc::clone(&fleet), loopback).growing(config.scaling.is_some()));
+        Arc::new(Runtimes::new(local, Arc::clone(&fleet), alone).growing(config.scaling.is_some()));
     let directory = Arc::new(Directory::new(
         Arc::clone(&store),
         Arc::clone(&runtimes),
@@ -219,7 +221,7 @@ async fn start_by(
     let serving =
         tokio::spawn(clarateach_gateway::serve(listener, routes::router(Arc::clone(&app)), stop.clone()));
     tracing::info!(%address, database = name, "Server runs on http://localhost:{}", address.port());
-    Ok(Running { address, app, serving, tasks, stop })
+    Ok(Running { address, app, serving, tasks, stop, _state_lock: state_lock })
 }
 
 pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {

@@ -29,7 +29,7 @@ export interface JoinRequest {
 }
 
 export interface Joined {
-  status: "ready";
+  status: SessionState;
   token: string;
   endpoint: string;
   seat: number;

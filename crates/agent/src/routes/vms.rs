@@ -197,6 +197,7 @@ pub(super) async fn put(
 #[serde(deny_unknown_fields)]
 pub(super) struct DeleteQuery {
     /// For control planes: nothing up to and including this generation is wanted any more; safe to repeat.
+    #[param(maximum = 9007199254740992_u64)]
     generation: Option<u64>,
     /// With `generation`, for control planes that were refused it: do nothing, and answer `vm_exists`, if this generation has
     /// been begun to be made, for then somebody has asked for it again.
@@ -213,9 +214,10 @@ pub(super) async fn delete(
     Seat(key): Seat,
     QueryOf(query): QueryOf<DeleteQuery>,
 ) -> Result<StatusCode, Failure> {
+    let up_to = query.generation.map(|given| wish::unwanted(Generation(given))).transpose()?;
     let app_of_call = Arc::clone(&app);
     let work = async move {
-        match (query.generation.map(Generation), query.unless_begun) {
+        match (up_to, query.unless_begun) {
             (Some(generation), false) => Ok(app_of_call.host.runtime().remove(&key, generation).await?),
             (Some(generation), true) => app_of_call.take_back(&key, generation).await,
             (None, false) => app_of_call.remove(&key).await,

@@ -84,12 +84,23 @@ fn readiness(view: ReadinessView) -> Readiness {
     }
 }
 
+/// The last generation: JSON numbers are exact only up to here.
+const LAST_GENERATION: u64 = 1 << 53;
+
 fn generation(given: Generation) -> Result<Generation, Failure> {
-    // JSON numbers are exact only up to here.
-    if (1..=1 << 53).contains(&given.0) {
+    generation_from(1, given)
+}
+
+/// Up to which generation nothing is wanted any more: of none is fine, too.
+pub(super) fn unwanted(given: Generation) -> Result<Generation, Failure> {
+    generation_from(0, given)
+}
+
+fn generation_from(first: u64, given: Generation) -> Result<Generation, Failure> {
+    if (first..=LAST_GENERATION).contains(&given.0) {
         Ok(given)
     } else {
-        Err(Failure::invalid("generation: takes a whole number from 1 to 9007199254740992"))
+        Err(Failure::invalid(format!("generation: takes a whole number from {first} to {LAST_GENERATION}")))
     }
 }
 

@@ -107,10 +107,18 @@ async fn bad_paths_are_refused() {
         let body = json!({"workshop_id": "w", "seat_id": 1});
         agent.post(&format!("/vms?{query}"), body).await.refused(400, "invalid_request");
     }
+    // What is remembered for good would be followed by no generation that can be asked for.
+    for generation in ["9007199254740993", "18446744073709551615", "18446744073709551616", "-1", "x"] {
+        for more in ["", "&unless_begun=true"] {
+            let path = format!("/vms/w/1?generation={generation}{more}");
+            agent.delete(&path).await.refused(400, "invalid_request");
+        }
+    }
     agent.get("/vms/w/1/nothing").await.refused(404, "not_found");
     answer(agent.request(Method::PATCH, "/vms/w/1")).await.refused(405, "method_not_allowed");
     answer(agent.request(Method::POST, "/health")).await.refused(405, "method_not_allowed");
     assert_eq!(agent.world.count(), 0);
+    assert_eq!(agent.vm("w", 1).await.body["generation"], 1);
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! What the kernel unpacks and starts: the workspace binary as `/init`, and modules in the order to load them.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::cpio::Archive;
@@ -10,6 +10,8 @@ use super::{GuestError, modules};
 
 /// The largest init that is taken: every VM holds it in memory.
 const LARGEST: u64 = 64 << 20;
+/// A jailed VMM reads it as another user, whatever the umask it was made under. There is nothing secret in it.
+const MODE: u32 = 0o644;
 
 /// Makes the initramfs of `workspace_bin` (the static binary) and the modules that guests need from `modules` (none if the
 /// kernel has its drivers built in), and puts it into the directory `into`, which is made if need be.
@@ -62,6 +64,8 @@ fn publish(archive: &[u8], into: &Path) -> Result<PathBuf, GuestError> {
     let path = into.join(format!("initramfs-{}.cpio", &digest[..32]));
     let length = archive.len() as u64;
     if fs::metadata(&path).is_ok_and(|there| there.is_file() && there.len() == length) {
+        fs::set_permissions(&path, Permissions::from_mode(MODE))
+            .map_err(GuestError::io("opening to VMMs", &path))?;
         return Ok(path);
     }
     fs::create_dir_all(into).map_err(GuestError::io("making", into))?;
@@ -84,9 +88,9 @@ fn write_and_rename(archive: &[u8], fresh: &Path, path: &Path) -> Result<(), Gue
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
-        .mode(0o644)
         .open(fresh)
         .map_err(GuestError::io("making", fresh))?;
+    file.set_permissions(Permissions::from_mode(MODE)).map_err(GuestError::io("opening to VMMs", fresh))?;
     file.write_all(archive).and_then(|()| file.sync_all()).map_err(GuestError::io("writing", fresh))?;
     fs::rename(fresh, path).map_err(GuestError::io("publishing", path))
 }
@@ -128,6 +132,25 @@ mod tests {
         assert_ne!(build(&bin, None, &into).unwrap(), first);
         let left: Vec<_> = fs::read_dir(&into).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left.len(), 2, "{left:?}");
+    }
+
+    #[test]
+    fn every_user_may_read_it_whatever_the_umask_is_and_was() {
+        let inputs = inputs();
+        let (bin, into) = (inputs.path().join("workspace"), inputs.path().to_owned());
+        let made = std::thread::spawn(move || {
+            // The umask is this thread's alone.
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).unwrap();
+            rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+            let made = build(&bin, None, &into).unwrap();
+            let mode = || fs::metadata(&made).unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode(), 0o644);
+            // One that an agent has left that went by its umask.
+            fs::set_permissions(&made, Permissions::from_mode(0o600)).unwrap();
+            assert_eq!(build(&bin, None, &into).unwrap(), made);
+            assert_eq!(mode(), 0o644);
+        });
+        made.join().unwrap();
     }
 
     #[test]

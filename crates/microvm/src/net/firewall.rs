@@ -39,6 +39,11 @@ impl Firewall {
         self.no_egress.clone()
     }
 
+    /// These guests of an earlier process may connect to nowhere, whatever the tables say when they are next put in place.
+    pub(crate) fn confine(&self, guests: impl Iterator<Item = Ipv4Addr>) {
+        self.set_no_egress(|set| set.extend(guests));
+    }
+
     /// Puts the tables in place. They are replaced in one transaction when this process didn't make them, or when
     /// somebody has changed them since: established connections stay open.
     pub(crate) async fn ensure(&self) -> Result<(), NetError> {
@@ -57,8 +62,7 @@ impl Firewall {
                 self.set_no_egress(|set| set.extend(elements(&there)));
             }
             let no_egress = self.closed().clone();
-            nft::apply(&self.what(), &self.design.install(&no_egress)).await?;
-            *transaction = Some(fingerprint(&self.list().await));
+            self.install(&mut transaction, &no_egress).await?;
         } else {
             self.mend_no_egress(&there).await?;
         }
@@ -69,6 +73,17 @@ impl Firewall {
             }
             nft::apply("other tables' chains", &batch).await?;
         }
+        Ok(())
+    }
+
+    /// Makes the tables anew. To be called in a transaction, whose hash it is given.
+    async fn install(
+        &self,
+        transaction: &mut Option<blake3::Hash>,
+        no_egress: &BTreeSet<Ipv4Addr>,
+    ) -> Result<(), NetError> {
+        nft::apply(&self.what(), &self.design.install(no_egress)).await?;
+        *transaction = Some(fingerprint(&self.list().await));
         Ok(())
     }
 
@@ -133,11 +148,11 @@ impl Firewall {
     }
 
     /// Has the set say of some guests whether they may go out. In a task of its own: what it begins it ends, also when
-    /// whoever asked doesn't wait for it.
+    /// whoever asked doesn't wait for it. Should somebody have flushed the tables, they are put back with it.
     async fn change(self: &Arc<Self>, wishes: BTreeMap<Ipv4Addr, bool>) -> Result<(), NetError> {
         let firewall = self.clone();
         let change = async move {
-            let _transaction = firewall.transaction.lock().await;
+            let mut transaction = firewall.transaction.lock().await;
             let there = firewall.closed().clone();
             let those = |wanted: bool| -> Vec<Ipv4Addr> {
                 let changed =
@@ -148,11 +163,19 @@ impl Firewall {
             if add.is_empty() && remove.is_empty() {
                 return Ok(());
             }
-            nft::apply(&firewall.what(), &firewall.design.change_no_egress(&add, &remove)).await?;
-            firewall.set_no_egress(|set| {
-                set.extend(add);
-                set.retain(|guest| !remove.contains(guest));
-            });
+            let mut meant = there;
+            meant.extend(&add);
+            meant.retain(|guest| !remove.contains(guest));
+            let batch = firewall.design.change_no_egress(&add, &remove);
+            if let Err(error) = nft::apply(&firewall.what(), &batch).await {
+                // Tables that this process has not made are not its to put back.
+                if transaction.is_none() {
+                    return Err(error);
+                }
+                tracing::warn!(%error, table = firewall.design.table(), "the firewall tables are made anew");
+                firewall.install(&mut transaction, &meant).await?;
+            }
+            firewall.set_no_egress(|set| *set = meant);
             Ok(())
         };
         tokio::spawn(change).await.map_err(|error| NetError::Refused {

@@ -213,6 +213,11 @@ impl Network for HostNetwork {
         (self.wanted.subnet.gateway(), self.wanted.subnet.prefix())
     }
 
+    fn confine(&self, guests: &[Slot]) {
+        let own = guests.iter().filter(|slot| self.check(slot).is_ok());
+        self.firewall.confine(own.map(|slot| slot.address));
+    }
+
     async fn ensure(&self) -> Result<(), NetError> {
         let mut alive = self.alive.lock().await;
         let mut others_alive = false;
@@ -253,7 +258,10 @@ impl Network for HostNetwork {
     }
 
     async fn detach(&self, slot: &Slot) -> Result<(), NetError> {
-        self.check(slot)?;
+        // Made for another range or owner, whose settings were changed: the firewall says nothing of it.
+        if self.check(slot).is_err() {
+            return self.taps.detach_stranger(slot).await;
+        }
         self.taps.detach(slot, self.bridge().ok()).await?;
         self.firewall.set_egress(slot.address, true).await?;
         self.taps.release(slot.address);

@@ -87,6 +87,10 @@ pub trait Network: Send + Sync + 'static {
     /// The bridge's own address, which is the guests' gateway and nameserver, and its prefix length.
     fn gateway(&self) -> (Ipv4Addr, u8);
 
+    /// Guests that an earlier process has made and that may connect to nowhere, told before [`Network::ensure`]: should
+    /// somebody have flushed the firewall meanwhile, that closes them again at once.
+    fn confine(&self, guests: &[Slot]);
+
     /// Makes or mends bridge, forwarding and firewall; fine when all is there already.
     ///
     /// # Errors
@@ -106,7 +110,8 @@ pub trait Network: Send + Sync + 'static {
     /// What the kernel refused.
     async fn open(&self, slot: &Slot) -> Result<(), NetError>;
 
-    /// Removes the tap and everything that was said of it in the firewall. Fine when there is nothing.
+    /// Removes the tap and everything that was said of it in the firewall. Fine when there is nothing, and for a slot of
+    /// another range or owner, of which only a tap of our own is removed.
     ///
     /// # Errors
     /// When something is left.

@@ -108,6 +108,23 @@ impl Taps {
         Ok(())
     }
 
+    /// Removes the tap of a slot that can't be here any more, if it is one of ours; another owner's or program's stays.
+    pub(crate) async fn detach_stranger(&self, slot: &Slot) -> Result<(), NetError> {
+        let _place = self.place(slot.address).await;
+        if if_nametoindex(slot.tap.as_str()).is_err() {
+            return Ok(());
+        }
+        let link = self.links.find(&slot.tap).await?;
+        let Some(link) = link.filter(|link| self.address_of(link) == Some(slot.address)) else {
+            return Ok(());
+        };
+        self.links.delete(link.index, &slot.tap).await?;
+        if let Some(bridge) = link.bridge {
+            self.links.delete_neighbour(bridge, slot.address).await?;
+        }
+        Ok(())
+    }
+
     /// Sweeps may take what belongs to the address again.
     pub(crate) fn release(&self, address: Ipv4Addr) {
         self.attached().remove(&address);

@@ -69,8 +69,8 @@ struct Published {
 #[derive(Debug)]
 pub(crate) struct Board {
     entries: Mutex<HashMap<SeatKey, Entry>>,
-    /// Addresses of left-overs that are being removed.
-    swept: Mutex<HashSet<Ipv4Addr>>,
+    /// Addresses of left-overs that are being removed, and by how many.
+    swept: Mutex<HashMap<Ipv4Addr, usize>>,
     revision: watch::Sender<u64>,
     capacity: u32,
 }
@@ -82,6 +82,10 @@ impl Board {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SeatKey, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn swept(&self) -> MutexGuard<'_, HashMap<Ipv4Addr, usize>> {
+        self.swept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn changed(&self, entry: Option<&Entry>) {
@@ -189,7 +193,7 @@ impl Board {
             .filter(|other| other.phase.holds_address())
             .map(|other| other.slot.address)
             .collect();
-        taken.extend(self.swept.lock().unwrap_or_else(PoisonError::into_inner).iter());
+        taken.extend(self.swept().keys());
         let (slot, vm) = choose(&taken).ok_or(at_capacity)?;
         let entry = entries.get_mut(key).map(|entry| {
             entry.vm = Some(Published { vm, phase: Phase::Making, slot: slot.clone(), secret });
@@ -234,13 +238,28 @@ impl Board {
         let mut others = entries.values().filter_map(|entry| entry.vm.as_ref());
         let free = !others.any(|other| other.phase.holds_address() && other.slot.address == address);
         if free {
-            self.swept.lock().unwrap_or_else(PoisonError::into_inner).insert(address);
+            *self.swept().entry(address).or_default() += 1;
         }
         free
     }
 
     pub(crate) fn end_sweep(&self, address: Ipv4Addr) {
-        self.swept.lock().unwrap_or_else(PoisonError::into_inner).remove(&address);
+        let mut swept = self.swept();
+        if let Some(count) = swept.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                swept.remove(&address);
+            }
+        }
+    }
+
+    /// Whether a VM is here with its address, and no other has it but such as are being removed too.
+    pub(crate) fn has_to_itself(&self, instance: &str, address: Ipv4Addr) -> bool {
+        let entries = self.lock();
+        let all = entries.values().filter_map(|entry| entry.vm.as_ref());
+        let holders = all.filter(|vm| vm.phase.holds_address() && vm.slot.address == address);
+        let (own, others): (Vec<_>, Vec<_>) = holders.partition(|holder| holder.vm.instance == instance);
+        !own.is_empty() && others.iter().all(|other| other.phase == Phase::Removing)
     }
 
     pub(crate) fn all(&self) -> Vec<Vm> {

@@ -112,8 +112,11 @@ async fn live(
                 return Ok(end);
             }
             (Watched::Parked, Errand::Park(kind)) => {
+                // From here on its guest is paused, and nothing of a learner's is on its disk.
+                let give_up = |_: &Fault| host.snapshots.abandon(&kind);
+                restarting(host, record).inspect_err(give_up)?;
                 let taken = host.snapshots.take(host, record, &process, &kind).await;
-                pass_on(host, record).await?;
+                pass_on(host, record).await.inspect_err(give_up)?;
                 match taken {
                     Ok(snapshot) => Start::Restore(kind, Box::new(snapshot)),
                     Err(fault) => {
@@ -125,6 +128,7 @@ async fn live(
             (_, Errand::Prove(kind, _)) => {
                 let fault = Fault::new("GUEST_SILENT", "its guest does not answer after it was restored");
                 host.snapshots.broken(&kind, &fault);
+                restarting(host, record)?;
                 pass_on(host, record).await?;
                 Start::Boot(None)
             }
@@ -133,11 +137,14 @@ async fn live(
     }
 }
 
+/// Cut off from here on, it is started again.
+fn restarting(host: &Host, record: &mut Record) -> Result<(), Fault> {
+    record.phase = Phase::Restarting;
+    phase(host, record)
+}
+
 /// Ends the VMM so that another takes its place, with the same disk, tap and directories.
 async fn pass_on(host: &Host, record: &mut Record) -> Result<(), Fault> {
-    // Cut off here, it is started again.
-    record.phase = Phase::Restarting;
-    phase(host, record)?;
     host.vmm.kill(&record.spec, record.process.as_ref()).await?;
     record.process = None;
     directory(&record.spec.run_dir)
@@ -171,13 +178,28 @@ pub(crate) async fn clear(host: &Host, record: &Record) {
 
 async fn stop(host: &Host, record: &Record) -> Result<(), Fault> {
     host.vmm.kill(&record.spec, record.process.as_ref()).await?;
-    {
-        let _turn = quiet_firewall(host, record).await;
-        host.network.detach(&record.slot).await?;
-    }
+    detach(host, record).await?;
     disk::remove(&record.spec.run_dir).map_err(|error| {
         Fault::io("DISK_FAILED", format!("removing {}", record.spec.run_dir.display()), &error)
     })
+}
+
+/// Removes the tap, unless the address is another VM's by now: a tap is named after its address, and so is what the firewall
+/// says of a guest. This one's was gone then, and only the line that says so was lost.
+async fn detach(host: &Host, record: &Record) -> Result<(), Fault> {
+    let address = record.slot.address;
+    let own = host.board.has_to_itself(record.instance(), address);
+    if !own && !host.board.begin_sweep(address) {
+        return Ok(());
+    }
+    let detached = {
+        let _turn = quiet_firewall(host, record).await;
+        host.network.detach(&record.slot).await
+    };
+    if !own {
+        host.board.end_sweep(address);
+    }
+    Ok(detached?)
 }
 
 /// Removes everything that was ever made of a VM but its record.

@@ -163,6 +163,9 @@ impl Seat {
             Adoption::StartAgain => {
                 record.phase = Phase::Restarting;
                 self.note(&record, None);
+                // One that runs would have the tap and the disk.
+                life::clear(&self.host, &record).await;
+                record.process = None;
                 self.live(record, Begin::Again, None);
             }
             Adoption::Stop => {
@@ -383,7 +386,7 @@ impl Seat {
             }
             self.host.images.release(&record.base);
         }
-        // Should this not be written, the next process finds nothing to undo.
+        // Should this not be written, the next process finds nothing to undo, and leaves alone who has the address then.
         let _ = self.host.journal.write(Event::Gone { instance: record.instance().to_owned() });
         self.retry = None;
         self.host.board.clear(&self.key);

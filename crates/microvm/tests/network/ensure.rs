@@ -159,6 +159,63 @@ fn what_is_missing_is_mended_while_a_guest_runs() {
     });
 }
 
+/// Who may go nowhere, as the kernel has it.
+fn kept_in() -> Vec<String> {
+    let set = run("nft", "list set inet clarateach0 no_egress");
+    let words = set.split(|c: char| !c.is_ascii_digit() && c != '.');
+    let mut all: Vec<String> =
+        words.filter_map(|word| word.strip_prefix("192.168.100.")).map(str::to_owned).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn vms_come_and_go_though_the_firewall_was_flushed() {
+    on_a_host("vms_come_and_go_though_the_firewall_was_flushed", || async {
+        let network = network();
+        network.ensure().await.unwrap();
+        let slots = [11, 12].map(|last| network.slot(Ipv4Addr::new(192, 168, 100, last), Egress::None));
+        network.attach(&slots[0]).await.unwrap();
+        run("nft", "flush ruleset");
+        network.attach(&slots[1]).await.unwrap();
+        assert_eq!(kept_in(), ["11", "12"]);
+        let handles = run("nft", "--handle list ruleset");
+        network.ensure().await.unwrap();
+        assert_same(&run("nft", "--handle list ruleset"), &handles, "all had been put back");
+        run("nft", "flush ruleset");
+        network.detach(&slots[0]).await.unwrap();
+        assert_eq!(kept_in(), ["12"]);
+        network.detach(&slots[1]).await.unwrap();
+        assert_eq!(kept_in(), [] as [String; 0]);
+    });
+}
+
+#[test]
+fn who_may_go_nowhere_stays_so_though_the_firewall_was_flushed() {
+    on_a_host("who_may_go_nowhere_stays_so_though_the_firewall_was_flushed", || async {
+        let outside = outside();
+        let _server = outside.serve(SERVER, 80);
+        let before = network();
+        before.ensure().await.unwrap();
+        let slot = before.slot(Ipv4Addr::new(192, 168, 100, 11), Egress::None);
+        before.attach(&slot).await.unwrap();
+        before.open(&slot).await.unwrap();
+        let guest = Guest::boot(&slot);
+        drop(before);
+        run("nft", "flush ruleset");
+        let after = network();
+        let strange = after.slot(Ipv4Addr::new(10, 9, 8, 7), Egress::None);
+        after.confine(&[slot.clone(), strange]);
+        after.ensure().await.unwrap();
+        assert_eq!(kept_in(), ["11"]);
+        assert!(!run("nft", "list ruleset").contains("10.9.8.7"), "no address of this network");
+        assert!(after.ping(slot.address).await.unwrap());
+        assert!(guest.namespace.tcp(SERVER, 80).is_err());
+        after.detach(&slot).await.unwrap();
+        assert_eq!(kept_in(), [] as [String; 0]);
+    });
+}
+
 #[test]
 fn a_name_that_is_taken_is_refused_and_left_alone() {
     on_a_host("a_name_that_is_taken_is_refused_and_left_alone", || async {

@@ -77,6 +77,34 @@ fn detaching_leaves_nothing() {
 }
 
 #[test]
+fn what_was_made_for_another_range_or_owner_is_let_go() {
+    on_a_host("what_was_made_for_another_range_or_owner_is_let_go", || async {
+        let before = network();
+        before.ensure().await.unwrap();
+        let slot = before.slot(Ipv4Addr::new(192, 168, 100, 11), Egress::None);
+        before.attach(&slot).await.unwrap();
+        drop(before);
+        // BRIDGE_IP was changed.
+        let network =
+            HostNetwork::new(NetConfig { address: Ipv4Addr::new(10, 77, 0, 1), ..config() }).unwrap();
+        assert!(network.attach(&slot).await.is_err() && network.open(&slot).await.is_err());
+        for _ in 0..2 {
+            network.detach(&slot).await.unwrap();
+            assert_eq!((ports(), neighbours()), (0, 0));
+            assert_eq!(network.taps().await.unwrap(), [] as [String; 0]);
+        }
+        // Another owner's tap is not ours, and what bears our name and is no tap neither.
+        let foreign = Slot { tap: tap_name("another owner", slot.address), ..slot.clone() };
+        ip(&format!("tuntap add dev {} mode tap", foreign.tap));
+        ip(&format!("link add {} type veth peer name p0", slot.tap));
+        for slot in [&foreign, &slot] {
+            network.detach(slot).await.unwrap();
+            assert!(run("ip", "-o link").contains(&slot.tap));
+        }
+    });
+}
+
+#[test]
 fn a_sweep_says_nothing_of_what_was_just_detached() {
     on_a_host("a_sweep_says_nothing_of_what_was_just_detached", || async {
         let before = network();

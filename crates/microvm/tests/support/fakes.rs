@@ -35,6 +35,8 @@ pub struct Faults {
     pub never_parks: bool,
     /// The guest does not switch off when it is told to.
     pub ignores_shutdown: bool,
+    /// Snapshots are begun and never done.
+    pub hang_snapshot: bool,
     /// Snapshots can't be restored.
     pub refuse_restore: bool,
     /// Taps can't be made.
@@ -49,6 +51,8 @@ struct Guest {
     stdin: Option<ChildStdin>,
     state: GuestState,
     spec: VmSpec,
+    /// It was snapshotted.
+    paused: bool,
     reaped: bool,
 }
 
@@ -65,6 +69,8 @@ pub struct World {
     guests: Mutex<HashMap<String, Guest>>,
     taps: Mutex<HashMap<String, Tap>>,
     pub faults: Mutex<Faults>,
+    /// Who may connect to nowhere: as it was told, and as it was when the network was last made sure of.
+    confined: Mutex<(Vec<Ipv4Addr>, Vec<Ipv4Addr>)>,
     /// What happened, for tests of order.
     pub history: Mutex<Vec<String>>,
 }
@@ -83,6 +89,7 @@ impl World {
             guests: Mutex::default(),
             taps: Mutex::default(),
             faults: Mutex::default(),
+            confined: Mutex::default(),
             history: Mutex::default(),
         })
     }
@@ -109,6 +116,11 @@ impl World {
 
     pub fn plant_tap(&self, name: &str, address: Ipv4Addr) {
         lock(&self.taps).insert(name.to_owned(), Tap { address, open: true });
+    }
+
+    /// Who may connect to nowhere from the moment on in which the network was made sure of.
+    pub fn confined(&self) -> Vec<Ipv4Addr> {
+        lock(&self.confined).1.clone()
     }
 
     pub fn foreign_is_untouched(&self) -> bool {
@@ -153,6 +165,7 @@ impl World {
             child,
             state: GuestState::Parked,
             spec: spec.clone(),
+            paused: false,
             reaped: false,
         };
         lock(&self.guests).insert(spec.instance.clone(), guest);
@@ -184,6 +197,12 @@ impl World {
             let path = spec.run_dir.clone();
             move |source| VmmError::Io { operation, path, source }
         };
+        if !self.find(&instance).is_empty() {
+            // What is undone of a start that failed is told by the VM's name.
+            self.end(&instance);
+            let (call, message) = ("open its tap".to_owned(), "another VMM has it".to_owned());
+            return Err(VmmError::Refused { instance, call, message });
+        }
         let process = self.spawn(spec).map_err(io("spawn"))?;
         self.note(format!("{how} {instance}"));
         if let Err(error) = spawned(&process) {
@@ -294,8 +313,15 @@ impl Vmm for World {
 
     async fn snapshot(&self, spec: &VmSpec, _process: &VmProcess, dir: &Path) -> Result<Snapshot, VmmError> {
         let io = |source| VmmError::Io { operation: "write", path: dir.to_owned(), source };
-        let state = lock(&self.guests).get(&spec.instance).map(|guest| guest.state);
+        let state = lock(&self.guests).get_mut(&spec.instance).map(|guest| {
+            guest.paused = true;
+            guest.state
+        });
         assert_eq!(state, Some(GuestState::Parked), "only a parked guest has no secrets");
+        if self.faults().hang_snapshot {
+            self.note(format!("pause {}", spec.instance));
+            std::future::pending::<()>().await;
+        }
         fs::create_dir(dir).map_err(io)?;
         fs::write(dir.join("memory"), b"parked").map_err(io)?;
         self.note(format!("snapshot {}", spec.instance));
@@ -326,7 +352,8 @@ impl Vmm for World {
     }
 
     async fn control(&self, spec: &VmSpec) -> io::Result<BoxedSeatStream> {
-        if self.faults().never_parks {
+        let paused = lock(&self.guests).get(&spec.instance).is_some_and(|guest| guest.paused);
+        if paused || self.faults().never_parks {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         // What a guest's first process would do, done by the test's.
@@ -359,7 +386,13 @@ impl Network for World {
         (Ipv4Addr::new(192, 168, 100, 1), 24)
     }
 
+    fn confine(&self, guests: &[Slot]) {
+        lock(&self.confined).0 = guests.iter().map(|slot| slot.address).collect();
+    }
+
     async fn ensure(&self) -> Result<(), NetError> {
+        let mut confined = lock(&self.confined);
+        confined.1 = confined.0.clone();
         Ok(())
     }
 

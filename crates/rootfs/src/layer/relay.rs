@@ -248,7 +248,7 @@ mod tests {
     use std::io::Write;
 
     fn content(len: usize) -> Vec<u8> {
-        (0..len).map(|at| (at / 1000 % 251) as u8).collect()
+        (0..len.div_ceil(1000)).flat_map(|at| [(at % 251) as u8; 1000]).take(len).collect()
     }
 
     fn bytes(content: &[u8]) -> Bytes {
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn both_get_every_byte_whoever_is_faster() {
-        let wanted = content(40 * PIECE + 12345);
+        let wanted = content(2 * MOST_WAITING * PIECE + 12345);
         for (step, pause) in [(1000, 0), (100_000, 0), (PIECE, 200), (70_001, 200)] {
             let relay = Relay::checked(bytes(&wanted));
             std::thread::scope(|scope| {
@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_check_that_comes_late_or_never_holds_nobody_up() {
-        let wanted = content(40 * PIECE);
+        let wanted = content(2 * MOST_WAITING * PIECE);
         let relay = Relay::checked(bytes(&wanted));
         assert!(read_all(&relay, PIECE, 0..0) == wanted);
         assert!(relay.lock().waiting.is_empty(), "nothing is kept once the merge is through");
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_check_that_ends_early_lets_the_merge_go_on() {
-        let wanted = content(60 * PIECE);
+        let wanted = content(2 * MOST_WAITING * PIECE);
         let relay = Relay::checked(bytes(&wanted));
         std::thread::scope(|scope| {
             let mut check = relay.check();
@@ -342,8 +342,8 @@ mod tests {
 
     #[test]
     fn content_that_the_merge_leaves_out_is_checked_all_the_same() {
-        let wanted = content(50 * PIECE + 1);
-        let skip = (3 * PIECE + 17) as u64..(33 * PIECE + 4711) as u64;
+        let wanted = content((2 * MOST_WAITING + 20) * PIECE + 1);
+        let skip = (3 * PIECE + 17) as u64..((2 * MOST_WAITING + 3) * PIECE + 4711) as u64;
         let relay = Relay::checked(bytes(&wanted));
         std::thread::scope(|scope| {
             let check = scope.spawn(|| check_all(&relay));

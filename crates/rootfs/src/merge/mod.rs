@@ -242,8 +242,7 @@ impl Merge {
 
     /// The directory of an entry, made if it is missing; `None` if a higher layer hides it.
     fn parent(&mut self, rank: u16, path: &[u8], parts: &[&[u8]]) -> Result<Option<Node>, MergeError> {
-        let trimmed = path.strip_suffix(b"/").unwrap_or(path);
-        let directory = &trimmed[..trimmed.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1)];
+        let directory = path::before_name(path);
         if let Some((last, node)) = &self.last_parent
             && last == directory
         {

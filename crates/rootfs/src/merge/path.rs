@@ -21,6 +21,16 @@ pub(super) fn components(path: &[u8]) -> Result<Vec<&[u8]>, &'static str> {
     Ok(parts)
 }
 
+/// What stands before the last component, in whatever spelling: two paths that have it in common are in one directory.
+pub(super) fn before_name(path: &[u8]) -> &[u8] {
+    let mut rest = path;
+    // Slashes and dots at the end are no components.
+    while let Some(shorter) = rest.strip_suffix(b"/").or_else(|| rest.strip_suffix(b"/.")) {
+        rest = shorter;
+    }
+    &rest[..rest.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1)]
+}
+
 /// The path in the one form that all its spellings have in common; empty for a path that is refused.
 pub(super) fn joined(path: &[u8]) -> Vec<u8> {
     components(path).map(|parts| parts.join(&b'/')).unwrap_or_default()
@@ -65,6 +75,24 @@ mod tests {
         assert_eq!(components(b"...").unwrap(), [&b"..."[..]]);
         for refused in [&b"../etc"[..], b"a/../b", b"/..", b"", b"a\0b"] {
             assert!(components(refused).is_err(), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn what_stands_before_the_name_leads_to_its_directory() {
+        for path in
+            ["d", "d/", "d//", "d/.", "d/./", "/d/.//.", "a/d", "a//d/", "./a/./d/.", "a/d.", "a/..d/"]
+        {
+            let (path, parts) = (path.as_bytes(), components(path.as_bytes()).unwrap());
+            let (_, directories) = parts.split_last().unwrap();
+            let before = before_name(path);
+            assert_eq!(
+                before
+                    .split(|&byte| byte == b'/')
+                    .filter(|part| !matches!(*part, b"" | b"."))
+                    .collect::<Vec<_>>(),
+                directories
+            );
         }
     }
 

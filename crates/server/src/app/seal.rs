@@ -1,6 +1,7 @@
 //! The server key: seals what the store must not be able to read, and derives what must not be stored at all.
 
-use std::io::Write;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -34,25 +35,22 @@ impl Sealer {
     ///
     /// # Errors
     /// When the key file can't be read or made.
-    pub fn open(given: Option<&SecretString>, state_dir: &Path) -> std::io::Result<Self> {
+    pub fn open(given: Option<&SecretString>, state_dir: &Path) -> io::Result<Self> {
         if let Some(key) = given {
             return Ok(Self { root: key.clone() });
         }
         let path = state_dir.join("server.key");
-        match std::fs::read_to_string(&path) {
+        match fs::read_to_string(&path) {
             Ok(text) if text.trim().len() >= 32 => {
                 Ok(Self { root: SecretString::from(text.trim().to_owned()) })
             }
-            Ok(_) => Err(std::io::Error::other(format!(
+            Ok(_) => Err(io::Error::other(format!(
                 "{} is not a server key; put it back from a backup, or remove it together with the database",
                 path.display()
             ))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let key = random_text();
-                let mut file =
-                    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-                file.write_all(key.as_bytes())?;
-                file.sync_all()?;
+                place(&path, &key)?;
                 Ok(Self { root: SecretString::from(key) })
             }
             Err(error) => Err(error),
@@ -100,10 +98,14 @@ impl Sealer {
     }
 
     /// The session code of a browser in a workshop. Derived, so that a repeated join gives it again although only its
-    /// hash is stored.
+    /// hash is stored. `ended` counts the sessions that it had there before and that were ended.
     #[must_use]
-    pub fn session_code(&self, workshop: &JoinCode, client_id: &str) -> SessionCode {
-        let seed = self.derive("session code", format!("{workshop}\0{client_id}").as_bytes());
+    pub fn session_code(&self, workshop: &JoinCode, client_id: &str, ended: u32) -> SessionCode {
+        let mut input = format!("{workshop}\0{client_id}");
+        if ended > 0 {
+            input.push_str(&format!("\0{ended}"));
+        }
+        let seed = self.derive("session code", input.as_bytes());
         let mut stream = blake3::Hasher::new_keyed(&seed).finalize_xof();
         SessionCode::drawn(|bytes| stream.fill(bytes))
     }
@@ -119,6 +121,17 @@ impl Sealer {
         let input = format!("{installation}\0{}\0{}\0{generation}", key.workshop, key.seat);
         SecretString::from(URL_SAFE_NO_PAD.encode(self.derive("seat secret", input.as_bytes())))
     }
+}
+
+/// Writes a new key file, which is there complete or not at all: whoever dies or finds the disk full on the way leaves a
+/// draft, which the next start writes anew.
+fn place(path: &Path, key: &str) -> io::Result<()> {
+    let draft = path.with_extension("key.draft");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    file.write_all(key.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&draft, path)?;
+    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
 }
 
 /// 32 random bytes as text.
@@ -168,10 +181,19 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let first = Sealer::open(None, dir.path()).unwrap().seal("x", b"y");
-        let mode = std::fs::metadata(dir.path().join("server.key")).unwrap().permissions().mode();
+        let mode = fs::metadata(dir.path().join("server.key")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(Sealer::open(None, dir.path()).unwrap().open_sealed("x", &first).unwrap(), b"y");
-        std::fs::write(dir.path().join("server.key"), "short").unwrap();
+        fs::write(dir.path().join("server.key"), "short").unwrap();
         assert!(Sealer::open(None, dir.path()).is_err());
+    }
+
+    #[test]
+    fn a_key_that_was_being_written_when_the_server_died_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("server.key.draft"), "cut o").unwrap();
+        let sealed = Sealer::open(None, dir.path()).unwrap().seal("x", b"y");
+        assert_eq!(Sealer::open(None, dir.path()).unwrap().open_sealed("x", &sealed).unwrap(), b"y");
+        assert!(!dir.path().join("server.key.draft").exists());
     }
 }

@@ -17,6 +17,8 @@ use super::error::AppError;
 use super::workshops::check_name;
 
 const MAX_LEARNER_NAME: usize = 60;
+/// So many ended sessions of a browser in one workshop still leave the next one a code that a repeated join gives again.
+const MOST_ENDED: u32 = 32;
 
 /// What a join comes to.
 #[derive(Debug)]
@@ -72,7 +74,7 @@ impl App {
             .transpose()?;
         // The same browser gets the same code again, so that the one its learner wrote down stays good.
         let mut new_code = match &client_id {
-            Some(client_id) => self.sealer.session_code(&join_code, client_id),
+            Some(client_id) => self.sealer.session_code(&join_code, client_id, 0),
             None => SessionCode::random(),
         };
         let mut wish = JoinWish {
@@ -84,14 +86,22 @@ impl App {
             name,
             now,
         };
-        let decision = match self.store.join(wish.clone()).await {
-            // The code belongs to a session of this browser that was ended: the next one has a code of its own.
-            Err(StoreError::Conflict { .. }) => {
-                new_code = SessionCode::random();
-                wish.new_code = code_hash(&new_code);
-                self.store.join(wish).await?
+        let mut ended = 0;
+        let decision = loop {
+            match self.store.join(wish.clone()).await {
+                // The code is that of a session of this browser which was ended: the one after it has the next code.
+                Err(StoreError::Conflict { .. }) if ended <= MOST_ENDED => {
+                    ended += 1;
+                    new_code = match &wish.client_id {
+                        Some(client_id) if ended <= MOST_ENDED => {
+                            self.sealer.session_code(&wish.join_code, client_id, ended)
+                        }
+                        _ => SessionCode::random(),
+                    };
+                    wish.new_code = code_hash(&new_code);
+                }
+                decided => break decided?,
             }
-            decided => decided?,
         };
         metrics::counter!("clarateach_joins_total", "outcome" => outcome(&decision)).increment(1);
         let code = |is_new: bool| match &given_code {
@@ -102,7 +112,7 @@ impl App {
             JoinDecision::Seated { session, seat, workshop, returning, code_is_new } => {
                 let (token, expires_at) = self.learner_token(&session, &seat, now)?;
                 Ok(JoinAnswer::Seated(Joined {
-                    status: ApiState::Ready,
+                    status: session_status(&session, &workshop, Some(&seat), now).0,
                     token,
                     endpoint: self.endpoint(base, &workshop, &seat).await,
                     seat: seat.key.seat,

@@ -12,7 +12,7 @@ use clarateach_api::{
 };
 use clarateach_ids::{SeatKey, SeatNumber, SessionId, WorkshopId};
 use clarateach_lifecycle::Wanted;
-use clarateach_store::WorkshopRecord;
+use clarateach_store::{StoreError, WorkshopCounts, WorkshopRecord};
 use jiff::Timestamp;
 use utoipa::IntoResponses;
 
@@ -124,7 +124,13 @@ async fn want(
     wanted: Wanted,
 ) -> Result<impl IntoResponse + use<>, Failure> {
     let workshop = app.set_wanted(caller, id, wanted, Timestamp::now()).await?;
-    Ok((StatusCode::ACCEPTED, body(app, base, workshop).await?))
+    let counts = match app.store.workshop_counts(&workshop.id).await {
+        // It had nothing to remove and is gone already.
+        Err(StoreError::NotFound { .. }) => WorkshopCounts::default(),
+        counts => counts?,
+    };
+    let workshop = app.workshop_view(base, workshop, counts).await;
+    Ok((StatusCode::ACCEPTED, Json(WorkshopBody { workshop })))
 }
 
 /// Delete a workshop with everything in it. It is 404 only when nothing of it is left.

@@ -1,11 +1,13 @@
 //! The files API.
 
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
 
-use crate::harness::{Seat, is_root};
+use crate::harness::{SECRET, Seat, is_root};
 
 fn put(seat: &Seat, path: &str, content: &str) -> Value {
     let encoded = percent_encoding::utf8_percent_encode(path, percent_encoding::NON_ALPHANUMERIC);
@@ -382,6 +384,39 @@ fn entries_are_renamed_made_and_deleted() {
     assert_eq!(seat.call("DELETE", "/files/x", Value::Null).0, 204);
     assert!(!seat.root().join("x").exists());
     assert!(std::path::Path::new("/etc/passwd").exists(), "links are deleted, not followed");
+}
+
+/// Makes directories within each other, `d/d/…`, by steps: the path of all of them would be too long.
+fn nest(seat: &Seat, depth: usize) {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let mut at = rustix::fs::open(seat.root(), flags, Mode::empty()).unwrap();
+    for _ in 0..depth {
+        rustix::fs::mkdirat(&at, "d", Mode::RWXU).unwrap();
+        at = rustix::fs::openat(&at, "d", flags, Mode::empty()).unwrap();
+    }
+}
+
+#[test]
+fn however_deep_directories_are_nested_the_seat_goes_on() {
+    let seat = Seat::start();
+    for depth in [100, 500, 3000] {
+        nest(&seat, depth);
+        let head = format!(
+            "GET /archive?path=d HTTP/1.1\r\nhost: seat\r\nconnection: close\r\nx-clarateach-secret: {SECRET}\r\n\r\n"
+        );
+        let (mut stream, mut archive) = (seat.connect().unwrap(), Vec::new());
+        stream.write_all(head.as_bytes()).unwrap();
+        // It is broken off where it is too deep.
+        let _ = stream.read_to_end(&mut archive);
+        assert_eq!(archive.ends_with(b"\r\n0\r\n\r\n"), depth == 100, "{depth}");
+        let (status, answer) = seat.call("DELETE", "/files/d", Value::Null);
+        assert_eq!(status == 204, depth <= 500, "{depth}: {status} {answer}");
+        assert_eq!(seat.call("GET", "/health", Value::Null).0, 200, "{depth}");
+    }
+    // What is left is too deep for the test's own clean-up.
+    assert!(
+        std::process::Command::new("rm").arg("-rf").arg(seat.root().join("d")).status().unwrap().success()
+    );
 }
 
 #[test]

@@ -156,6 +156,21 @@ impl Line {
             // Many VMs read one base; nobody else opens an upper drive.
             "file": { "driver": "file", "filename": drive.path, "locking": if drive.read_only { "off" } else { "auto" } },
         }));
-        self.add(["-device", &format!("virtio-blk-device,drive={node},id=disk-{}", drive.id)])
+        // By itself, QEMU stops a machine when the host's disk is full, and nobody would let it go on.
+        let device = format!("virtio-blk-device,drive={node},id=disk-{},werror=report", drive.id);
+        self.add(["-device", &device])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_stops_no_machine() {
+        let mut line = Line::default();
+        line.drive(&Drive { id: "upper".to_owned(), path: PathBuf::from("/x"), read_only: false });
+        let device = line.0.pop().unwrap().into_string().unwrap();
+        assert!(device.split(',').any(|option| option == "werror=report"), "{device}");
     }
 }

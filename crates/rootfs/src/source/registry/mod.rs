@@ -269,15 +269,29 @@ fn is_loopback(host: &str) -> bool {
 
 /// What `docker login` stored; nobody's if nothing is stored.
 fn credentials(host: &str) -> RegistryAuth {
-    let key = if host.ends_with("docker.io") { "https://index.docker.io/v1/" } else { host };
-    match docker_credential::get_credential(key) {
+    match docker_credential::get_credential(login(host)) {
         Ok(DockerCredential::UsernamePassword(user, password)) => RegistryAuth::Basic(user, password),
         Ok(DockerCredential::IdentityToken(_)) | Err(_) => RegistryAuth::Anonymous,
     }
 }
 
+/// The name under which `docker login` stores what is meant for a host.
+fn login(host: &str) -> &str {
+    if host == "docker.io" || host.ends_with(".docker.io") { "https://index.docker.io/v1/" } else { host }
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn docker_hub_s_login_is_for_docker_hub_alone() {
+        for host in ["docker.io", "index.docker.io", "registry-1.docker.io"] {
+            assert_eq!(super::login(host), "https://index.docker.io/v1/", "{host}");
+        }
+        for host in ["evildocker.io", "docker.io.example.org", "docker.io:5000", "ghcr.io"] {
+            assert_eq!(super::login(host), host);
+        }
+    }
+
     #[test]
     fn only_this_machine_is_spoken_to_without_tls() {
         for host in ["localhost", "localhost:5000", "127.0.0.1:80", "[::1]:5000"] {
