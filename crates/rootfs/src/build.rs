@@ -81,7 +81,8 @@ pub fn build(
 ) -> Result<Report, BuildError> {
     let started = Instant::now();
     let target = Output::resolve(&request.output)?;
-    let found = source::find(&request.image)?;
+    let limit = request.size.saturating_mul(4).saturating_add(LAYER_SLACK);
+    let found = source::find(&request.image, cache, limit)?;
     let key = key(request, &found);
     progress.say(|| format!("image {}", found.id));
     if let Some(report) = stamp::unchanged(cache, &target, &key) {
@@ -91,14 +92,14 @@ pub fn build(
     }
     let output = Output::create(target.clone())?;
     progress.step("getting the image", None);
-    let built = write(request, found.open(cache)?, &output, cache, progress, interrupted);
+    let built = write(request, found.open(cache)?, limit, &output, cache, progress, interrupted);
     let mut report = match built {
         // The damaged layer has been removed from the cache: what it came from is asked again.
         Err(BuildError::Layer(LayerError { fault: Fault::DamagedCache, layer })) => {
             progress
                 .say(|| format!("the cached copy of layer {layer} was damaged: starting again without it"));
-            let image = source::find(&request.image)?.open(cache)?;
-            write(request, image, &output, cache, progress, interrupted)?
+            let image = source::find(&request.image, cache, limit)?.open(cache)?;
+            write(request, image, limit, &output, cache, progress, interrupted)?
         }
         built => built?,
     };
@@ -126,6 +127,7 @@ fn key(request: &Request, found: &Found) -> String {
 fn write(
     request: &Request,
     image: Image,
+    limit: u64,
     output: &Output,
     cache: &Cache,
     progress: &Progress,
@@ -139,7 +141,6 @@ fn write(
     options.created = u32::try_from(image.created.max(0)).unwrap_or(u32::MAX);
     let writer = Writer::new(output.file()?, options)?;
 
-    let limit = request.size.saturating_mul(4).saturating_add(LAYER_SLACK);
     let unpacking = Unpacking::plan(&image.layers, cache, limit)?;
     let early = output.file()?;
     let (sealed, synced) = std::thread::scope(|scope| {

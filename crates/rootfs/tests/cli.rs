@@ -5,7 +5,7 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -76,7 +76,9 @@ fn every_source_and_compression_gives_the_same_bytes() {
     fs::remove_file(piped).unwrap();
     let packed = bench.path("saved.tar.gz");
     fs::write(&packed, compress(&fs::read(&archive).unwrap(), Store::Gzip)).unwrap();
-    build(format!("docker-archive:{}", packed.display()));
+    for _known in [false, true] {
+        build(format!("docker-archive:{}", packed.display()));
+    }
     assert!(sums.iter().all(|sum| *sum == sums[0]), "{sums:?}");
 }
 
@@ -101,6 +103,52 @@ fn surroundings_do_not_change_a_byte() {
     assert!(fs::read(&one).unwrap() == fs::read(&two).unwrap());
     assert_eq!(two.metadata().unwrap().permissions().mode() & 0o777, 0o644);
     assert!(names(&scratch).is_empty());
+}
+
+#[test]
+fn a_compressed_archive_is_unpacked_once_and_within_bounds() {
+    let bench = Bench::new();
+    let packed = bench.path("saved.tar.gz");
+    let save = |content: Vec<u8>| {
+        let archive = bench.path("saved.tar");
+        docker_archive(&archive, &[base().file("x", content).done()]);
+        fs::write(&packed, compress(&fs::read(&archive).unwrap(), Store::Gzip)).unwrap();
+    };
+    let output = bench.out().join("rootfs.ext4");
+    let build = || {
+        let image = format!("docker-archive:{}", packed.display());
+        let mut builder = bench.builder(&image, &output);
+        let said = run(builder.args(["--size", "64M", "--format", "json"]));
+        serde_json::from_str::<serde_json::Value>(&said).unwrap()
+    };
+    save(vec![1; 100_000]);
+    let first = build();
+    assert_eq!(first["unchanged"], false);
+    // No file of more than 8 KiB may be written: it is not unpacked again.
+    let image = format!("docker-archive:{}", packed.display());
+    let builder = bench.builder(&image, &output);
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", "ulimit -f 16; exec \"$0\" \"$@\""])
+        .arg(builder.get_program())
+        .args(builder.get_args());
+    shell.args(["--size", "64M", "--format", "json"]).env("CLARATEACH_CACHE_DIR", bench.path("cache"));
+    let again: serde_json::Value = serde_json::from_str(&run(shell.env_remove("WORKSPACE_BIN"))).unwrap();
+    assert_eq!(again["unchanged"], true);
+    let modified = packed.metadata().unwrap().modified().unwrap();
+    save(vec![2; 100_000]);
+    fs::File::options().append(true).open(&packed).unwrap().set_modified(modified).unwrap();
+    let second = build();
+    assert_eq!(second["unchanged"], false, "another archive of the same age");
+    assert_ne!(first["digest"], second["digest"]);
+
+    // 1 GiB and four times the size of zeros, in a few hundred KiB.
+    let bomb = bench.path("bomb.tar.zst");
+    let mut encoder = zstd::Encoder::new(fs::File::create(&bomb).unwrap(), 1).unwrap();
+    std::io::copy(&mut std::io::repeat(0).take((1 << 30) + (4 << 20) + 1), &mut encoder).unwrap();
+    encoder.finish().unwrap();
+    let mut builder = bench.builder(&format!("docker-archive:{}", bomb.display()), &output);
+    refused(&builder.args(["--size", "1M"]).output().unwrap(), 4, &["unpacks to more than", "--size"]);
 }
 
 #[test]

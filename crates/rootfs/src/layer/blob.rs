@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use super::cache::FileState;
 use super::spool::Spool;
 use crate::tar::ReadAt;
 
@@ -38,6 +39,14 @@ impl Bytes {
     pub fn known_len(&self) -> Option<u64> {
         match self {
             Self::File { len, .. } => Some(*len),
+            Self::Spool(_) => None,
+        }
+    }
+
+    /// What the filesystem says of them, if they are all there.
+    pub(crate) fn state(&self) -> Option<FileState> {
+        match self {
+            Self::File { file, offset, .. } => FileState::of(file, *offset),
             Self::Spool(_) => None,
         }
     }

@@ -27,7 +27,7 @@ pub struct Cache {
 
 /// What the filesystem says of a part of a file: two equal states mean that nothing was written in between.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct FileState(String);
+pub(crate) struct FileState(String);
 
 impl FileState {
     /// The state of a file, for the part that begins at `offset`.
@@ -45,6 +45,7 @@ impl Cache {
             fs::create_dir_all(directory.join("layers")).is_ok()
                 && fs::create_dir_all(directory.join("built")).is_ok()
                 && fs::create_dir_all(directory.join("checked")).is_ok()
+                && fs::create_dir_all(directory.join("archives")).is_ok()
                 && rustix::fs::access(directory.join("layers"), rustix::fs::Access::WRITE_OK).is_ok()
         };
         Self { directory: directory.filter(usable) }
@@ -114,6 +115,22 @@ impl Cache {
         if let Some(note) = self.check_note(digest) {
             let _ = fs::write(note, &state.0);
         }
+    }
+
+    /// The image that was found in an archive when that was in this state.
+    pub(crate) fn image_in(&self, archive: &FileState) -> Option<Digest> {
+        fs::read_to_string(self.archive_note(archive)?).ok()?.parse().ok()
+    }
+
+    /// Notes which image an archive has.
+    pub(crate) fn note_image_in(&self, archive: &FileState, image: &Digest) {
+        if let Some(note) = self.archive_note(archive) {
+            let _ = fs::write(note, image.to_string());
+        }
+    }
+
+    fn archive_note(&self, archive: &FileState) -> Option<PathBuf> {
+        Some(self.directory.as_ref()?.join("archives").join(Digest::of(archive.0.as_bytes()).hex()))
     }
 
     fn check_note(&self, digest: &Digest) -> Option<PathBuf> {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sha2::{Digest as _, Sha256};
 
 use super::blob::Bytes;
-use super::cache::{Cache, FileState};
+use super::cache::Cache;
 use super::relay::{PIECE, Relay};
 use super::spool::Spool;
 use super::{Layer, no_room};
@@ -256,7 +256,7 @@ impl Unpacking {
             }
             Task::Check { relay, wanted, then } => {
                 let bytes = relay.bytes();
-                let before = state(bytes);
+                let before = bytes.state();
                 let found = hash(relay, interrupted)?;
                 if found != *wanted {
                     if matches!(then, Then::Cached) {
@@ -267,7 +267,7 @@ impl Unpacking {
                 }
                 match (then, before) {
                     (Then::Keep(spool), _) => self.cache.keep(&job.layer, spool.file()),
-                    (_, Some(before)) if state(bytes).as_ref() == Some(&before) => {
+                    (_, Some(before)) if bytes.state().as_ref() == Some(&before) => {
                         self.cache.note_checked(wanted, &before);
                     }
                     _ => {}
@@ -275,14 +275,6 @@ impl Unpacking {
                 Ok(())
             }
         }
-    }
-}
-
-/// What the filesystem says of bytes that are all there.
-fn state(bytes: &Bytes) -> Option<FileState> {
-    match bytes {
-        Bytes::File { file, offset, .. } => FileState::of(file, *offset),
-        Bytes::Spool(_) => None,
     }
 }
 
@@ -295,7 +287,7 @@ fn failure(bytes: &Bytes) -> Option<io::Error> {
 }
 
 fn is_checked(cache: &Cache, digest: &Digest, bytes: &Bytes) -> bool {
-    state(bytes).is_some_and(|state| cache.is_checked(digest, &state))
+    bytes.state().is_some_and(|state| cache.is_checked(digest, &state))
 }
 
 fn unpack(from: &Bytes, to: &Spool, limit: u64, interrupted: &AtomicBool) -> Result<(), Fault> {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,8 +17,9 @@ use crate::tar::{Entries, EntryKind, ReadAt};
 /// The most entries of such an archive.
 const MOST_ENTRIES: usize = 100_000;
 
-/// Finds the image in an archive; only headers and manifests are read.
-pub(super) fn find(path: &Path) -> Result<Found, SourceError> {
+/// Finds the image in an archive; only headers and manifests are read. A compressed archive is unpacked for that, to `limit`
+/// bytes at most, unless it is as it was when an image was found in it before.
+pub(super) fn find(path: &Path, cache: &Cache, limit: u64) -> Result<Found, SourceError> {
     let open = |path: &Path| {
         let file = File::open(path)?;
         let kind = file.metadata()?.file_type();
@@ -29,7 +30,7 @@ pub(super) fn find(path: &Path) -> Result<Found, SourceError> {
             return Bytes::whole(file);
         }
         // A pipe: `docker save … | rootfs-builder --image docker-archive:/dev/stdin`.
-        let spool = Spool::new(tempfile::tempfile()?);
+        let spool = Spool::new(cache.nameless_file()?);
         io::copy(&mut &file, &mut SpoolWriter(&spool))?;
         spool.finish(Ok(()));
         Ok(Bytes::Spool(Arc::new(spool)))
@@ -42,7 +43,26 @@ pub(super) fn find(path: &Path) -> Result<Found, SourceError> {
         _ => SourceError::File { path: path.to_owned(), source },
     })?;
     let place = format!("docker-archive:{}", path.display());
-    let bytes = unpacked(bytes, &place)?;
+    let compression = compression(&bytes, &place)?;
+    let state = bytes.state().filter(|_| compression != Compression::None);
+    if let Some(id) = state.as_ref().and_then(|state| cache.image_in(state)) {
+        return Ok(Found::new(id, move |cache: &Cache| {
+            let found = look_into(unpacked(bytes, compression, &place, cache, limit)?, place.clone())?;
+            if found.id != id {
+                return Err(SourceError::damaged(place, "it was changed just now: try again"));
+            }
+            found.open(cache)
+        }));
+    }
+    let found = look_into(unpacked(bytes, compression, &place, cache, limit)?, place)?;
+    if let Some(state) = state {
+        cache.note_image_in(&state, &found.id);
+    }
+    Ok(found)
+}
+
+/// Finds the image in a plain archive.
+fn look_into(bytes: Bytes, place: String) -> Result<Found, SourceError> {
     let files = index(bytes, place)?;
     if let Some(saved) = layout::saved_config(&files)? {
         return Ok(Found::new(saved.digest, move |_: &Cache| layout::saved_image(&files, &saved)));
@@ -63,23 +83,37 @@ pub(super) fn open_spool(spool: Arc<Spool>, place: String) -> Result<Image, Sour
     }
 }
 
-/// The archive as plain tar: `docker save | gzip` is common.
-fn unpacked(bytes: Bytes, place: &str) -> Result<Bytes, SourceError> {
+fn compression(bytes: &Bytes, place: &str) -> Result<Compression, SourceError> {
     let mut start = [0; 4];
     let len = bytes.read_at(&mut start, 0).map_err(|error| SourceError::damaged(place, error))?;
-    let compression = Compression::of(&start[..len]);
+    Ok(Compression::of(&start[..len]))
+}
+
+/// The archive as plain tar: `docker save | gzip` is common.
+fn unpacked(
+    bytes: Bytes,
+    compression: Compression,
+    place: &str,
+    cache: &Cache,
+    limit: u64,
+) -> Result<Bytes, SourceError> {
     if compression == Compression::None {
         return Ok(bytes);
     }
-    let file = tempfile::tempfile().map_err(SourceError::NoRoom)?;
-    let spool = Spool::new(file);
-    compression
+    let spool = Spool::new(cache.nameless_file().map_err(SourceError::NoRoom)?);
+    let len = compression
         .decoder(bytes.reader())
-        .and_then(|mut decoder| io::copy(&mut decoder, &mut SpoolWriter(&spool)))
+        .and_then(|decoder| io::copy(&mut decoder.take(limit.saturating_add(1)), &mut SpoolWriter(&spool)))
         .map_err(|error| match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => SourceError::NoRoom(error),
             _ => SourceError::damaged(place, format!("unpacking it: {error}")),
         })?;
+    if len > limit {
+        let reason = format!(
+            "it unpacks to more than {limit} bytes, four times --size and 1 GiB: give a larger --size if that is meant"
+        );
+        return Err(SourceError::damaged(place, reason));
+    }
     spool.finish(Ok(()));
     Ok(Bytes::Spool(Arc::new(spool)))
 }

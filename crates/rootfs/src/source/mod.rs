@@ -68,14 +68,14 @@ impl Found {
     }
 }
 
-/// Finds an image.
+/// Finds an image. An archive that is compressed as a whole may unpack to `limit` bytes.
 ///
 /// # Errors
 /// [`SourceError`].
-pub fn find(name: &ImageName) -> Result<Found, SourceError> {
+pub fn find(name: &ImageName, cache: &Cache, limit: u64) -> Result<Found, SourceError> {
     match name {
         ImageName::OciDir { path, tag } => oci_dir::find(path, tag.as_deref()),
-        ImageName::DockerArchive(path) => archive::find(path),
+        ImageName::DockerArchive(path) => archive::find(path, cache, limit),
         ImageName::Daemon(name) => docker::find(name),
         ImageName::Registry(reference) => registry::find(reference),
         ImageName::Any(name) => find_anywhere(name),
