@@ -57,7 +57,7 @@ pub(super) fn permits() -> Arc<tokio::sync::Semaphore> {
 fn pack(root: &Root, path: &str, name: &str, sender: BodySender) {
     let out = GzEncoder::new(Pieces { sender: sender.clone(), held: Vec::new() }, Compression::fast());
     let mut archive = tar::Builder::new(out);
-    let done = add(root, path, name, &mut archive, 0)
+    let done = add_all(root, path, name, &mut archive)
         .and_then(|()| archive.into_inner())
         .and_then(GzEncoder::finish)
         .and_then(|mut pieces| pieces.flush());
@@ -67,14 +67,34 @@ fn pack(root: &Root, path: &str, name: &str, sender: BodySender) {
     }
 }
 
-fn add<W: Write>(
-    root: &Root,
-    path: &str,
-    name: &str,
-    archive: &mut tar::Builder<W>,
+/// An entry that goes into the archive.
+struct Next {
+    /// Where it is.
+    path: String,
+    /// As it is called in the archive.
+    name: String,
+    /// Directories above it in the archive.
     depth: usize,
-) -> io::Result<()> {
-    let Ok(entry) = root.open_at(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()) else { return Ok(()) };
+}
+
+/// Keeps what is to come in memory and not on the stack, which is small and the learner's to fill.
+fn add_all<W: Write>(root: &Root, path: &str, name: &str, archive: &mut tar::Builder<W>) -> io::Result<()> {
+    let mut stack = vec![Next { path: path.to_owned(), name: name.to_owned(), depth: 0 }];
+    while let Some(next) = stack.pop() {
+        let mut inside = add(root, &next, archive)?;
+        // The first of them is next.
+        inside.reverse();
+        stack.extend(inside);
+    }
+    Ok(())
+}
+
+/// Adds one entry, and says what is in it.
+fn add<W: Write>(root: &Root, entry: &Next, archive: &mut tar::Builder<W>) -> io::Result<Vec<Next>> {
+    let Next { path, name, depth } = entry;
+    let Ok(entry) = root.open_at(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()) else {
+        return Ok(Vec::new());
+    };
     let stat = rustix::fs::fstat(&entry)?;
     let mut header = tar::Header::new_gnu();
     header.set_mode(stat.st_mode & 0o7777);
@@ -84,36 +104,36 @@ fn add<W: Write>(
             header.set_entry_type(tar::EntryType::Directory);
             header.set_size(0);
             archive.append_data(&mut header, format!("{name}/"), io::empty())?;
-            let Ok(directory) = root.open_directory(path) else { return Ok(()) };
-            if depth == DEEPEST {
+            let Ok(directory) = root.open_directory(path) else { return Ok(Vec::new()) };
+            if *depth == DEEPEST {
                 return Err(io::Error::other("directories are nested too deeply"));
             }
-            for inner in super::list::names(&directory)? {
-                let Ok(inner) = inner.into_string() else { continue };
-                if inner.starts_with(TEMPORARY) {
-                    continue;
-                }
-                let below = if path.is_empty() { inner.clone() } else { format!("{path}/{inner}") };
-                add(root, &below, &format!("{name}/{inner}"), archive, depth + 1)?;
-            }
-            Ok(())
+            let names =
+                super::list::names(&directory)?.into_iter().filter_map(|inner| inner.into_string().ok());
+            let inside = names.filter(|inner| !inner.starts_with(TEMPORARY)).map(|inner| Next {
+                path: if path.is_empty() { inner.clone() } else { format!("{path}/{inner}") },
+                name: format!("{name}/{inner}"),
+                depth: depth + 1,
+            });
+            return Ok(inside.collect());
         }
         FileType::Symlink => {
             let target = rustix::fs::readlinkat(&entry, "", Vec::new())?;
             header.set_entry_type(tar::EntryType::Symlink);
             header.set_size(0);
-            archive.append_link(&mut header, name, target.to_string_lossy().as_ref())
+            archive.append_link(&mut header, name, target.to_string_lossy().as_ref())?;
         }
         FileType::RegularFile => {
-            let Ok((file, stat)) = root.open_file(path) else { return Ok(()) };
+            let Ok((file, stat)) = root.open_file(path) else { return Ok(Vec::new()) };
             let size = stat.st_size.unsigned_abs();
             header.set_size(size);
             // A file that shrinks meanwhile is filled up, one that grows is cut: the header has been written.
             let content = io::Read::take(io::Read::chain(std::fs::File::from(file), io::repeat(0)), size);
-            archive.append_data(&mut header, name, content)
+            archive.append_data(&mut header, name, content)?;
         }
-        _ => Ok(()),
+        _ => {}
     }
+    Ok(Vec::new())
 }
 
 /// Collects what is written into pieces for the connection, and waits while it doesn't take them.

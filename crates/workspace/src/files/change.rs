@@ -52,33 +52,68 @@ pub(super) fn remove(root: &Root, path: &str) -> Result<(), Refusal> {
     let (parent, name) = split(path).ok_or_else(|| refuse(Errno::INVAL))?;
     let directory = root.open_at(parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).map_err(refuse)?;
     let name = CString::new(name).map_err(|_| refuse(Errno::INVAL))?;
-    remove_entry(&directory, &name, 0).map_err(refuse)
+    remove_entry(&directory, name).map_err(refuse)
 }
 
-fn remove_entry(directory: &OwnedFd, name: &CString, depth: usize) -> Result<(), Errno> {
-    match rustix::fs::unlinkat(directory, name.as_c_str(), AtFlags::empty()) {
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        done => return done,
+/// A directory that is being emptied.
+struct Level {
+    directory: OwnedFd,
+    /// Its name in the level above.
+    name: CString,
+    /// What is left in it.
+    left: Vec<CString>,
+}
+
+/// Keeps the levels in memory and not on the stack, which is small and the learner's to fill.
+fn remove_entry(base: &OwnedFd, name: CString) -> Result<(), Errno> {
+    let mut levels: Vec<Level> = Vec::new();
+    let mut next = Some(name);
+    loop {
+        let above = levels.last().map_or(base, |level| &level.directory);
+        if let Some(name) = next.take() {
+            match begin(above, &name, levels.len() < DEEPEST) {
+                Ok(Some((directory, left))) => levels.push(Level { directory, name, left }),
+                Ok(None) => {}
+                // Somebody else has deleted it.
+                Err(Errno::NOENT) if !levels.is_empty() => {}
+                Err(other) => return Err(other),
+            }
+        }
+        let Some(level) = levels.last_mut() else { return Ok(()) };
+        next = level.left.pop();
+        if next.is_none()
+            && let Some(emptied) = levels.pop()
+        {
+            let above = levels.last().map_or(base, |level| &level.directory);
+            match remove_empty(above, &emptied.name) {
+                Err(Errno::NOENT) if !levels.is_empty() => {}
+                done => done?,
+            }
+        }
     }
-    if depth == DEEPEST {
+}
+
+/// Deletes an entry, or opens it and says what is in it if it is a directory.
+fn begin(above: &OwnedFd, name: &CString, may_enter: bool) -> Result<Option<(OwnedFd, Vec<CString>)>, Errno> {
+    match rustix::fs::unlinkat(above, name.as_c_str(), AtFlags::empty()) {
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        done => return done.map(|()| None),
+    }
+    if !may_enter {
         return Err(Errno::NAMETOOLONG);
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match rustix::fs::openat(directory, name.as_c_str(), flags, Mode::empty()) {
-        Ok(inner) => {
-            // Names first: deleting while reading may skip some.
-            for name in list::names(&inner)? {
-                match remove_entry(&inner, &name, depth + 1) {
-                    Ok(()) | Err(Errno::NOENT) => {}
-                    Err(other) => return Err(other),
-                }
-            }
-        }
-        Err(Errno::NOTDIR) => return Err(Errno::PERM),
+    match rustix::fs::openat(above, name.as_c_str(), flags, Mode::empty()) {
+        // Names first: deleting while reading may skip some.
+        Ok(inner) => list::names(&inner).map(|names| Some((inner, names))),
+        Err(Errno::NOTDIR) => Err(Errno::PERM),
         // Unreadable, but perhaps empty.
-        Err(Errno::ACCESS) => {}
-        Err(other) => return Err(other),
+        Err(Errno::ACCESS) => remove_empty(above, name).map(|()| None),
+        Err(other) => Err(other),
     }
-    rustix::fs::unlinkat(directory, name.as_c_str(), AtFlags::REMOVEDIR)
+}
+
+fn remove_empty(above: &OwnedFd, name: &CString) -> Result<(), Errno> {
+    rustix::fs::unlinkat(above, name.as_c_str(), AtFlags::REMOVEDIR)
         .map_err(|e| if e == Errno::NOTEMPTY { Errno::ACCESS } else { e })
 }

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use serde_json::{Value, json};
 
 use crate::harness::{SECRET, Seat, is_root};
@@ -391,7 +391,8 @@ fn nest(seat: &Seat, depth: usize) {
     let flags = OFlags::PATH | OFlags::DIRECTORY;
     let mut at = rustix::fs::open(seat.root(), flags, Mode::empty()).unwrap();
     for _ in 0..depth {
-        rustix::fs::mkdirat(&at, "d", Mode::RWXU).unwrap();
+        rustix::fs::mkdirat(&at, "d", Mode::empty()).unwrap();
+        rustix::fs::chmodat(&at, "d", Mode::from_raw_mode(0o777), AtFlags::empty()).unwrap();
         at = rustix::fs::openat(&at, "d", flags, Mode::empty()).unwrap();
     }
 }
