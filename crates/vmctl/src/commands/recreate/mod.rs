@@ -180,7 +180,7 @@ impl Work<'_> {
     }
 
     async fn look(&mut self) -> Result<Seen, Failure> {
-        let instance = self.compute.instance(&self.name).await?;
+        let mut instance = self.compute.instance(&self.name).await?;
         let disk_name = match &instance {
             Some(instance) => instance
                 .boot_disk()
@@ -192,6 +192,10 @@ impl Work<'_> {
             Ok(disk_name) => self.compute.disk(&disk_name).await?,
             Err(_) => None,
         };
+        if disk.is_none() && instance.is_some() {
+            // A deletion that was begun before may have taken both since the VM was looked at.
+            instance = self.compute.instance(&self.name).await?;
+        }
         if let Some(instance) = &instance
             && self.kept.is_none()
         {
