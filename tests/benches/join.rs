@@ -154,8 +154,9 @@ fn release_server() -> String {
     if let Ok(path) = std::env::var("SERVER_BIN") {
         return path;
     }
-    let built =
-        Command::new("cargo").args(["build", "--release", "--bin", "server"]).status().expect("cargo");
+    // Named by package too: benches run in the directory of theirs.
+    let build = ["build", "--release", "--package", "clarateach-server", "--bin", "server"];
+    let built = Command::new("cargo").args(build).status().expect("cargo");
     assert!(built.success());
     let target = std::env::var("CARGO_TARGET_DIR")
         .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../target").into());
