@@ -1,17 +1,13 @@
 //! Opens the database that `DATABASE_URL` names: a file of this server alone, or PostgreSQL shared by several.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clarateach_store::postgres::{OpenError, PostgresStore, PostgresUrl};
-use clarateach_store::sqlite::SqliteStore;
+use clarateach_store::sqlite::{FileLock, LockError, SqliteStore};
 use clarateach_store::{DatabaseUrl, Store};
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use tokio::time::Instant;
 
 use crate::app::seal::Sealer;
@@ -21,9 +17,6 @@ use crate::start::{StartError, with_causes};
 /// How long a PostgreSQL that does not answer is waited for at start: it may be starting too.
 const PATIENCE: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_secs(1);
-/// How long a predecessor may take to let go of the state directory.
-const FREE_WITHIN: Duration = Duration::from_secs(2);
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// What the server remembers with.
 pub(crate) struct Database {
@@ -32,7 +25,7 @@ pub(crate) struct Database {
     /// For the runtimes of this machine; none where other servers share the database: they make no seats themselves.
     pub(crate) state_dir: Option<PathBuf>,
     /// Keeps other servers, on other databases, off the state directory.
-    pub(crate) state_lock: Option<File>,
+    pub(crate) state_lock: Option<FileLock>,
     /// As it is logged, without a password.
     pub(crate) name: String,
 }
@@ -81,28 +74,14 @@ fn sealer(config: &Config, state_dir: &Path) -> Result<Sealer, StartError> {
         .map_err(|source| StartError::StateDir { path: state_dir.to_owned(), source })
 }
 
-/// Makes sure that no other server makes seats in `state_dir`: each would take the other's for left-overs. Whoever has just
-/// ended is waited for.
-fn lock(state_dir: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(state_dir.join("lock"))?;
-    let deadline = Instant::now() + FREE_WITHIN;
-    while let Err(errno) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        if errno != Errno::WOULDBLOCK {
-            return Err(errno.into());
+/// Makes sure that no other server makes seats in `state_dir`: each would take the other's for left-overs.
+fn lock(state_dir: &Path) -> io::Result<FileLock> {
+    FileLock::take(&state_dir.join("server")).map_err(|error| match error {
+        LockError::Held(_) => {
+            io::Error::other("another server makes its seats there; give this one a STATE_DIR of its own")
         }
-        if Instant::now() >= deadline {
-            return Err(io::Error::other(
-                "another server makes its seats there; give this one a STATE_DIR of its own",
-            ));
-        }
-        std::thread::sleep(PAUSE);
-    }
-    Ok(file)
+        LockError::Io(error) => error,
+    })
 }
 
 fn private_dir(path: &Path) -> io::Result<()> {

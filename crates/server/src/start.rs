@@ -1,6 +1,5 @@
 //! Puts the parts together and takes them apart again.
 
-use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use clarateach_gateway::{Gateway, GatewayConfig, Limits, PreviewDomain, Scheme};
 use clarateach_ids::{InstallationId, WorkerId};
 use clarateach_runtime_worker::{Worker, WorkerAddress, WorkerClient};
 use clarateach_seatproto::token::Verifier;
+use clarateach_store::sqlite::FileLock;
 use clarateach_store::{StoreError, WorkerWish};
 use jiff::Timestamp;
 use tokio::sync::Notify;
@@ -77,7 +77,7 @@ pub struct Running {
     serving: JoinHandle<()>,
     tasks: TaskTracker,
     stop: CancellationToken,
-    _state_lock: Option<File>,
+    _state_lock: Option<FileLock>,
 }
 
 impl Running {

@@ -1,4 +1,4 @@
-//! One server for one database file: an advisory lock on a file beside it.
+//! One server for one database file, or anything else with a path: an advisory lock on a file beside it.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -17,13 +17,13 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Held until dropped; the kernel lets go of it when the process dies. The file stays: removing it would let a third
 /// process lock a new one while a second still waits for the old.
 #[derive(Debug)]
-pub(super) struct FileLock {
+pub struct FileLock {
     _file: File,
 }
 
 /// Why the lock could not be had.
 #[derive(Debug)]
-pub(super) enum LockError {
+pub enum LockError {
     /// Somebody else has it: the process, when it wrote down who it is.
     Held(Option<u32>),
     /// The file could not be opened or locked.
@@ -39,7 +39,10 @@ pub(super) fn lock_path(database: &Path) -> PathBuf {
 
 impl FileLock {
     /// Takes the lock of `database`, waiting for a moment when it is held, and writes down this process' id in it.
-    pub(super) fn take(database: &Path) -> Result<Self, LockError> {
+    ///
+    /// # Errors
+    /// [`LockError`].
+    pub fn take(database: &Path) -> Result<Self, LockError> {
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)

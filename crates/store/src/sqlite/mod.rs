@@ -39,6 +39,7 @@ use crate::{
     WorkshopCounts, WorkshopRecord, WorkshopWrite,
 };
 
+pub use lock::{FileLock, LockError};
 pub use migrate::MigrateError;
 pub(crate) use open::LockedFile;
 pub use open::OpenError;
